@@ -1,0 +1,348 @@
+//! From a configuration to a running node: opens the seams, builds the
+//! services, mounts REST and Socket.IO, and takes them down in order.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::body::Body;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{Request, Response, header};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tower::{Service, ServiceExt};
+
+use crate::auth::password::Hasher;
+use crate::auth::token::Tokens;
+use crate::auth::{self, AuthService};
+use crate::config::{Config, Database, Secret};
+use crate::devices::DeviceService;
+use crate::drain::Tasks;
+use crate::failure::{Code, Failure};
+use crate::health::Health;
+use crate::hub::{self, Ending, Hub};
+use crate::model::{BootId, Clock};
+use crate::socket::engine::{PATH, SocketService};
+use crate::store::{self, Bounds, Command, Retention, Store, Writer};
+use crate::sync::SyncEngine;
+use crate::telemetry::metrics::Metrics;
+use crate::{http as rest, merge, net, socket};
+
+/// Batches of committed changes that may wait for the hub.
+const COMMITTED_BATCHES: usize = 64;
+
+/// How often a node says that it is alive.
+const BEAT_EVERY: Duration = Duration::from_secs(2);
+
+/// How often old records are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// What shutting down may take beyond the drain itself.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// A node that serves.
+pub struct Running {
+    /// Where REST and Socket.IO are.
+    pub address: SocketAddr,
+    /// Where metrics are, if they have a port of their own.
+    pub metrics_address: Option<SocketAddr>,
+    /// Why the operator should look, for the banner.
+    pub warnings: Vec<String>,
+    hub: Hub,
+    store: Arc<dyn Store>,
+    tasks: Tasks,
+    drain: Duration,
+    drain_lag: Duration,
+}
+
+/// Starts a node and returns once it serves.
+///
+/// # Errors
+/// When the store cannot be opened or a port cannot be bound.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let tasks = Tasks::default();
+    let metrics = Arc::new(Metrics::new());
+    let boot = BootId::fresh();
+    let mut warnings = warnings(&config);
+    let secret = secret(&config, &mut warnings)?;
+    let store = store::open(&config.database, bounds(&config)).await?;
+    let (committed, committed_rx) = mpsc::channel(COMMITTED_BATCHES);
+    let writer = Writer::start(store.clone(), committed, &tasks, metrics.clone());
+    let hub = Hub::new(
+        store.clone(),
+        tasks.clone(),
+        metrics.clone(),
+        config.disconnect_grace,
+        config.limits.sockets_per_user,
+    );
+    tasks.spawn(hub::relay(hub.clone(), committed_rx));
+
+    let health = Arc::new(Health::new(config.node_id.clone()));
+    tasks.spawn(health.clone().watch(store.clone(), tasks.clone(), metrics.clone()));
+    beat(&writer, boot, &config.node_id).await?;
+    tasks.spawn(beats(writer.clone(), boot, config.node_id.clone(), tasks.clone()));
+    tasks.spawn(prune(store.clone(), tasks.clone()));
+
+    let auth = auth_service(&config, &secret, store.clone(), writer.clone(), metrics.clone())?;
+    let devices = Arc::new(DeviceService::new(
+        store.clone(),
+        writer.clone(),
+        hub.clone(),
+        boot,
+        config.resume_window,
+        tasks.clone(),
+    ));
+    let sync = Arc::new(SyncEngine::new(writer, store.clone(), metrics.clone()));
+    let services = rest::Services {
+        auth: auth.clone(),
+        devices: devices.clone(),
+        sync: sync.clone(),
+        health,
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+        settings: Arc::new(rest::Settings {
+            body_bytes: config.limits.frame_bytes,
+            trusted_proxies: config.trusted_proxies.clone(),
+        }),
+    };
+    let sockets = SocketService::new(Arc::new(socket::Services {
+        auth,
+        devices,
+        sync,
+        hub: hub.clone(),
+        tasks: tasks.clone(),
+        metrics: metrics.clone(),
+        shares: socket::Shares::new(config.limits.events_per_second),
+        settings: socket_settings(&config),
+    }));
+    let entrance = Entrance {
+        sockets,
+        rest: rest::routes(services.clone()),
+        allowed_origins: config.allowed_origins.clone().into(),
+    };
+    let entrance =
+        tower::ServiceBuilder::new().layer(rest::cors::layer(&config.allowed_origins)).service(entrance);
+
+    let listener = TcpListener::bind((config.host, config.port))
+        .await
+        .with_context(|| format!("cannot listen on {}:{}", config.host, config.port))?;
+    let address = listener.local_addr()?;
+    let limits = || net::Limits { connections_max: config.limits.connections };
+    tasks.spawn(net::serve(listener, entrance, limits(), tasks.clone(), metrics.clone()));
+    let metrics_address = match config.metrics_port {
+        Some(port) => {
+            let listener = TcpListener::bind((config.host, port))
+                .await
+                .with_context(|| format!("cannot listen on {}:{port}", config.host))?;
+            let address = listener.local_addr()?;
+            let routes = Plain(rest::metrics_routes(services));
+            tasks.spawn(net::serve(listener, routes, limits(), tasks.clone(), metrics));
+            Some(address)
+        }
+        None => None,
+    };
+    Ok(Running {
+        address,
+        metrics_address,
+        warnings,
+        hub,
+        store,
+        tasks,
+        drain: config.drain,
+        drain_lag: config.drain_lag,
+    })
+}
+
+impl Running {
+    /// Takes the node down: not ready, still serving; then sockets are refused
+    /// and the open ones closed spread over the drain window; then the rest.
+    pub async fn drain(self) {
+        self.tasks.begin_draining();
+        tokio::time::sleep(self.drain_lag).await;
+        self.tasks.refuse_sockets();
+        self.close_sockets().await;
+        self.tasks.close_listeners();
+        self.tasks.end();
+        if tokio::time::timeout(END_WITHIN, self.tasks.ended()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        self.store.close().await;
+    }
+
+    async fn close_sockets(&self) {
+        let everyone = self.hub.everyone();
+        let step = self.drain / u32::try_from(everyone.len().max(1)).unwrap_or(u32::MAX);
+        for member in everyone {
+            member.recipient.end(Ending::Draining);
+            tokio::time::sleep(step).await;
+        }
+    }
+}
+
+fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        merge: merge::Limits { state_bytes_max: config.limits.state_bytes, ..merge::Limits::default() },
+        keys_per_user: config.limits.keys_per_user,
+        bytes_per_user: config.limits.user_bytes,
+        devices_per_user: config.limits.devices_per_user,
+    }
+}
+
+fn socket_settings(config: &Config) -> socket::Settings {
+    socket::Settings {
+        ping_interval: config.ping_interval,
+        ping_timeout: config.ping_timeout,
+        frame_bytes: config.limits.frame_bytes,
+        realtime_bytes: config.limits.realtime_bytes,
+        message_bytes: config.limits.message_bytes,
+        sockets_per_user: config.limits.sockets_per_user,
+    }
+}
+
+fn auth_service(
+    config: &Config,
+    secret: &Secret,
+    store: Arc<dyn Store>,
+    writer: Writer,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Arc<AuthService>> {
+    let tokens = Tokens::new(secret, config.jwt_secret_previous.as_ref(), config.legacy_tokens);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // One core stays for everybody who is logged in already.
+    let hasher = Hasher::new(config.bcrypt_cost, cores.saturating_sub(1))?;
+    let settings = auth::Settings {
+        token_ttl: config.token_ttl,
+        refresh_ttl: config.refresh_ttl,
+        registration_open: config.registration_open,
+        logins_per_email: config.limits.logins_per_email,
+        auth_per_address: config.limits.auth_per_address,
+    };
+    Ok(Arc::new(AuthService::new(store, writer, tokens, hasher, settings, metrics)))
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.allowed_origins.is_empty() {
+        warnings.push("pages of any origin may connect; ALLOWED_ORIGINS narrows it".to_owned());
+    }
+    if let Database::Sqlite { full_sync: false, .. } = config.database {
+        warnings.push("SQLITE_SYNCHRONOUS=NORMAL: a power cut may lose acked writes".to_owned());
+    }
+    warnings
+}
+
+/// The key that signs tokens: the configured one, or one that this node made
+/// and keeps beside its database.
+fn secret(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Secret> {
+    if let Some(secret) = &config.jwt_secret {
+        return Ok(secret.clone());
+    }
+    let Database::Sqlite { path, .. } = &config.database;
+    let path = path.parent().unwrap_or(Path::new(".")).join("jwt-secret");
+    if let Ok(kept) = std::fs::read_to_string(&path) {
+        anyhow::ensure!(
+            kept.trim().len() >= 32,
+            "{} is damaged; remove it to make a new one",
+            path.display()
+        );
+        return Ok(Secret::new(kept.trim().to_owned()));
+    }
+    let secret: String = (0..2).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    file.and_then(|mut file| {
+        file.write_all(secret.as_bytes())?;
+        file.sync_all()
+    })
+    .with_context(|| format!("cannot keep a new JWT_SECRET in {}", path.display()))?;
+    warnings.push(format!("JWT_SECRET is not set: made one and kept it in {}", path.display()));
+    Ok(Secret::new(secret))
+}
+
+async fn beat(writer: &Writer, boot: BootId, node: &str) -> store::StoreResult<()> {
+    writer.submit(Command::Beat { boot, node: node.to_owned(), at: Clock::now() }).await.map(drop)
+}
+
+async fn beats(writer: Writer, boot: BootId, node: String, tasks: Tasks) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(BEAT_EVERY) => {}
+            () = tasks.ending() => return,
+        }
+        if let Err(error) = beat(&writer, boot, &node).await {
+            tracing::debug!(%error, "a beat was lost");
+        }
+    }
+}
+
+async fn prune(store: Arc<dyn Store>, tasks: Tasks) {
+    let retention = Retention::default();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PRUNE_EVERY) => {}
+            () = tasks.ending() => return,
+        }
+        while let Ok(pruned @ 1..) = store.prune(&retention, Clock::now()).await {
+            tracing::debug!(pruned, "old records pruned");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The way in: Socket.IO by its path, REST everywhere else.
+#[derive(Clone)]
+struct Entrance {
+    sockets: SocketService,
+    rest: axum::Router,
+    allowed_origins: Arc<[String]>,
+}
+
+impl Service<Request<Incoming>> for Entrance {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        if !rest::cors::is_allowed(&self.allowed_origins, request.headers().get(header::ORIGIN)) {
+            let failure = Failure::new(Code::OriginNotAllowed, "Pages of this origin may not connect.");
+            return std::future::ready(Ok(rest::refused(failure))).boxed();
+        }
+        if request.uri().path() == PATH || request.uri().path() == PATH.trim_end_matches('/') {
+            let answer = self.sockets.call(request);
+            return answer.map(|response| response.map(|response| response.map(Body::new))).boxed();
+        }
+        self.rest.clone().oneshot(request.map(Body::new)).boxed()
+    }
+}
+
+/// A router as the accept loop wants it.
+#[derive(Clone)]
+struct Plain(axum::Router);
+
+impl Service<Request<Incoming>> for Plain {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        self.0.clone().oneshot(request.map(Body::new)).boxed()
+    }
+}

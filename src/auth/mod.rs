@@ -1,0 +1,258 @@
+//! Who is it? Accounts, logins and the tokens that prove them.
+
+pub mod password;
+pub mod token;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::failure::{Code, Failure, Outcome};
+use crate::limits::Throttle;
+use crate::model::{Clock, LoginId, Timestamp, UserId};
+use crate::store::{Account, NewAccount, NewLogin, Store, Writer};
+use crate::telemetry::metrics::Metrics;
+use password::Hasher;
+use token::{Claims, Tokens};
+
+/// Characters of an e-mail address (RFC 5321, 4.5.3.1.3, less the brackets).
+const EMAIL_BYTES_MAX: usize = 254;
+
+/// Who a good token belongs to.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The user.
+    pub user: UserId,
+    /// The login; nothing for tokens of the replaced server.
+    pub login: Option<LoginId>,
+    /// When the token ends.
+    pub expires_at: Timestamp,
+}
+
+/// What a register or login gives.
+pub struct Session {
+    /// The account.
+    pub user: UserId,
+    /// Its address.
+    pub email: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The access token.
+    pub token: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// The refresh token.
+    pub refresh_token: String,
+}
+
+/// Settings of the service.
+#[expect(missing_docs, reason = "each is a row of the settings table")]
+pub struct Settings {
+    pub token_ttl: Duration,
+    pub refresh_ttl: Duration,
+    pub registration_open: bool,
+    pub logins_per_email: u32,
+    pub auth_per_address: u32,
+}
+
+/// See the module's comment.
+pub struct AuthService {
+    store: Arc<dyn Store>,
+    writer: Writer,
+    tokens: Tokens,
+    hasher: Hasher,
+    settings: Settings,
+    by_email: Throttle<String>,
+    by_address: Throttle<IpAddr>,
+    metrics: Arc<Metrics>,
+}
+
+impl AuthService {
+    /// A service on `store` that signs with `tokens` and hashes with `hasher`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        writer: Writer,
+        tokens: Tokens,
+        hasher: Hasher,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let by_email = Throttle::per_minute(settings.logins_per_email);
+        let by_address = Throttle::per_minute(settings.auth_per_address);
+        Self { store, writer, tokens, hasher, settings, by_email, by_address, metrics }
+    }
+
+    /// Counts one try of `address` at register, login or refresh.
+    ///
+    /// # Errors
+    /// `rate_limited` with the wait.
+    pub fn admit(&self, address: IpAddr) -> Outcome<()> {
+        self.by_address.try_one(address, Instant::now()).map_err(|wait| self.throttled(wait))
+    }
+
+    fn throttled(&self, wait: Duration) -> Failure {
+        self.metrics.logins_throttled.increment(1);
+        Failure::rate_limited(wait.as_millis() as u64)
+    }
+
+    /// Makes an account and logs it in.
+    ///
+    /// # Errors
+    /// `registration_closed`, `invalid_email`, `weak_password`,
+    /// `password_too_long`, `email_taken`; the store's failures.
+    pub async fn register(&self, email: &str, password: &str) -> Outcome<Session> {
+        if !self.settings.registration_open {
+            return Err(Failure::new(Code::RegistrationClosed, "Accounts cannot be made here."));
+        }
+        let email = normal_email(email)?;
+        password::check_strength(password, &email)?;
+        // Saves the hash; the store decides.
+        if self.store.account(&email).await?.is_some() {
+            return Err(email_taken());
+        }
+        let password_hash = self.hasher.hash(password).await?;
+        let account = Account { user: UserId::fresh(), email, password_hash, created_at: Clock::now() };
+        let (login, refresh_token) = self.new_login(account.user, account.created_at);
+        let session = self.session(&account, &login, refresh_token);
+        if self.writer.create_account(NewAccount { account, login }).await? {
+            Ok(session)
+        } else {
+            Err(email_taken())
+        }
+    }
+
+    /// Logs an account in. An unknown e-mail and a wrong password get the same
+    /// answer in the same time.
+    ///
+    /// # Errors
+    /// `invalid_credentials`, `rate_limited`; the store's failures.
+    pub async fn login(&self, email: &str, password: &str) -> Outcome<Session> {
+        let email = email.trim().to_lowercase();
+        if email.len() > EMAIL_BYTES_MAX || password.len() > password::BYTES_MAX {
+            // No account has such an address or password.
+            return Err(self.invalid_credentials());
+        }
+        self.by_email.try_one(email.clone(), Instant::now()).map_err(|wait| self.throttled(wait))?;
+        let account = self.store.account(&email).await?;
+        let hash = account.as_ref().map(|account| account.password_hash.clone());
+        let matches = self.hasher.verify(password, hash).await?;
+        let Some(account) = account.filter(|_| matches) else {
+            return Err(self.invalid_credentials());
+        };
+        let (login, refresh_token) = self.new_login(account.user, Clock::now());
+        let session = self.session(&account, &login, refresh_token);
+        self.writer.open_login(login).await?;
+        self.metrics.logins_ok.increment(1);
+        Ok(session)
+    }
+
+    fn invalid_credentials(&self) -> Failure {
+        self.metrics.logins_failed.increment(1);
+        Failure::new(Code::InvalidCredentials, "The e-mail or the password is wrong.")
+    }
+
+    /// A login that lasts as long as its longest token, and its refresh token.
+    fn new_login(&self, user: UserId, at: Timestamp) -> (NewLogin, String) {
+        let life = self.settings.refresh_ttl.max(self.settings.token_ttl);
+        let refresh_token = fresh_refresh_token();
+        let refresh_hash = refresh_hash(&refresh_token);
+        let expires_at = at.plus_ms(life.as_millis() as i64);
+        (NewLogin { user, login: LoginId::fresh(), at, expires_at, refresh_hash }, refresh_token)
+    }
+
+    fn session(&self, account: &Account, login: &NewLogin, refresh_token: String) -> Session {
+        let ends = login.at.plus_ms(self.settings.token_ttl.as_millis() as i64);
+        let expires_at = Timestamp(ends.seconds() * 1000);
+        let claims = Claims::new(account.user, &account.email, login.login, login.at, expires_at);
+        Session {
+            user: account.user,
+            email: account.email.clone(),
+            created_at: account.created_at,
+            token: self.tokens.sign(&claims),
+            expires_at,
+            refresh_token,
+        }
+    }
+
+    /// Checks a token's signature and times, not yet whether its login still is.
+    ///
+    /// # Errors
+    /// `unauthorized` or `token_expired`.
+    pub fn verify(&self, token: &str) -> Outcome<Identity> {
+        self.tokens.verify(token, Clock::now())
+    }
+
+    /// Checks a token in full.
+    ///
+    /// # Errors
+    /// `unauthorized` or `token_expired`; the store's failures.
+    pub async fn authenticate(&self, token: &str) -> Outcome<Identity> {
+        let identity = self.verify(token)?;
+        if self.store.is_authorized(identity.user, identity.login, Clock::now()).await? {
+            Ok(identity)
+        } else {
+            Err(Failure::new(Code::Unauthorized, "This login has ended."))
+        }
+    }
+}
+
+fn email_taken() -> Failure {
+    Failure::new(Code::EmailTaken, "This e-mail address has an account.")
+}
+
+/// The address in the form it is kept in: trimmed and in lower case.
+fn normal_email(email: &str) -> Outcome<String> {
+    let invalid =
+        || Failure::new(Code::InvalidEmail, "This is not an e-mail address.").with("field", "email");
+    let email = email.trim();
+    let (local, domain) = email.rsplit_once('@').ok_or_else(invalid)?;
+    let plain = !email.chars().any(|c| c.is_control() || c.is_whitespace() || "<>,;\"\\".contains(c));
+    let sized = email.len() <= EMAIL_BYTES_MAX && (1..=64).contains(&local.len()) && !domain.is_empty();
+    let dotted = !domain.starts_with('.') && !domain.ends_with('.') && !domain.contains("..");
+    if plain && sized && dotted && !local.contains('@') { Ok(email.to_lowercase()) } else { Err(invalid()) }
+}
+
+/// 256 random bits.
+fn fresh_refresh_token() -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+}
+
+/// What is stored of a refresh token. Random tokens need no slow hash.
+fn refresh_hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_kept_trimmed_and_in_lower_case() {
+        assert_eq!(normal_email(" Ann@Example.COM ").unwrap(), "ann@example.com");
+        assert!(normal_email("a@localhost").is_ok());
+        let long = format!("{}@example.com", "a".repeat(64));
+        assert!(normal_email(&long).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        let too_long = format!("a@{}.com", "d".repeat(250));
+        for bad in [
+            "",
+            "ann",
+            "@x.org",
+            "ann@",
+            "a b@x.org",
+            "a@x.org\r\nBcc: b",
+            "a\0@x.org",
+            "a@@x.org",
+            "a@.x",
+            &too_long,
+        ] {
+            assert_eq!(normal_email(bad).unwrap_err().code, Code::InvalidEmail, "{bad:?}");
+        }
+    }
+}

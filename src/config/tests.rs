@@ -1,0 +1,106 @@
+//! What the configuration accepts, refuses and never shows.
+
+use super::*;
+
+fn sources(pairs: &[(&str, &str)]) -> Sources {
+    let environment = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Sources { environment, ..Sources::default() }
+}
+
+fn mistakes(pairs: &[(&str, &str)]) -> Vec<String> {
+    Config::load(&sources(pairs)).expect_err("these values are wrong").0
+}
+
+#[test]
+fn every_default_is_a_good_value() {
+    let config = Config::load(&Sources::default()).unwrap();
+    assert_eq!(config.port, 3001);
+    assert_eq!(config.bcrypt_cost, 12);
+    assert!(config.registration_open);
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_by_name_and_never_by_value() {
+    let found = mistakes(&[
+        ("PORT", "canary-one"),
+        ("BCRYPT_COST", "3"),
+        ("JWT_SECRET", "canary-two"),
+        ("DATABASE_URL", "mysql://canary-three"),
+        ("REDIS_URL", "http://canary-four"),
+        ("LOG_FORMAT", "canary-five"),
+        ("TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("ALLOWED_ORIGINS", "https://app.example/path"),
+    ]);
+    let all = found.join("\n");
+    for name in [
+        "PORT",
+        "BCRYPT_COST",
+        "JWT_SECRET",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "LOG_FORMAT",
+        "TRUSTED_PROXIES",
+        "ALLOWED_ORIGINS",
+    ] {
+        assert!(found.iter().any(|line| line.starts_with(&format!("{name}:"))), "{name} in {all}");
+    }
+    assert!(!all.contains("canary"), "{all}");
+}
+
+#[test]
+fn flags_win_over_the_environment_which_wins_over_the_file() {
+    let mut given = sources(&[("PORT", "2"), ("HOST", "127.0.0.2")]);
+    given.flags.insert("PORT".into(), "1".into());
+    given.file.extend([("PORT".into(), "3".into()), ("HOST".into(), "127.0.0.3".into())]);
+    given.file.insert("NODE_ID".into(), "from-file".into());
+
+    let config = Config::load(&given).unwrap();
+
+    assert_eq!((config.port, config.host.to_string()), (1, "127.0.0.2".into()));
+    assert_eq!(config.node_id, "from-file");
+}
+
+#[test]
+fn short_well_known_and_monotonous_secrets_are_refused() {
+    for bad in ["short", "your-secret-key", "Your-256-bit-secret", &"a".repeat(64)] {
+        assert_eq!(mistakes(&[("JWT_SECRET", bad)]).len(), 1, "{bad}");
+    }
+    assert!(Config::load(&sources(&[("JWT_SECRET", "0123456789abcdef0123456789abcdef")])).is_ok());
+}
+
+#[test]
+fn a_cluster_node_needs_a_secret() {
+    let found = mistakes(&[("REDIS_URL", "redis://127.0.0.1:6379")]);
+    assert!(found[0].starts_with("JWT_SECRET:"), "{found:?}");
+}
+
+#[test]
+fn an_env_file_has_comments_quotes_and_exports() {
+    let text = "# comment\nA=1\nexport B = \"two words\"\nC='x # y' # why\nD=plain # why\n\n";
+    let values = parse_env_file(text).unwrap();
+    let get = |name: &str| values.get(name).map(String::as_str);
+    assert_eq!(
+        [get("A"), get("B"), get("C"), get("D")],
+        [Some("1"), Some("two words"), Some("x # y"), Some("plain")]
+    );
+    assert!(parse_env_file("no equals sign").is_err());
+}
+
+#[test]
+fn networks_contain_their_addresses() {
+    let holds =
+        |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
+    assert!(holds("10.0.0.0/8", "10.200.3.4"));
+    assert!(holds("10.0.0.0/8", "::ffff:10.1.1.1"));
+    assert!(!holds("10.0.0.0/8", "11.0.0.1"));
+    assert!(holds("192.168.1.7", "192.168.1.7"));
+    assert!(holds("0.0.0.0/0", "1.2.3.4"));
+    assert!(holds("fd00::/8", "fdab::1"));
+    assert!("10.0.0.0/33".parse::<Network>().is_err());
+}
+
+#[test]
+fn the_debug_form_shows_no_secret() {
+    let config = Config::load(&sources(&[("JWT_SECRET", "canary-0123456789abcdef0123456789")])).unwrap();
+    assert!(!format!("{config:?}").contains("canary"));
+}

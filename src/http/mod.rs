@@ -1,0 +1,91 @@
+//! REST: routes, layers and what they share.
+//!
+//! A handler names what it needs, decodes, calls one service and encodes. Every
+//! error has the one shape of `failure`, under `error`.
+
+mod accounts;
+pub mod cors;
+mod devices;
+mod error;
+mod extract;
+mod ops;
+mod session;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::routing::{get, post};
+
+use crate::auth::AuthService;
+use crate::config::Network;
+use crate::devices::DeviceService;
+use crate::drain::Tasks;
+use crate::health::Health;
+use crate::sync::SyncEngine;
+use crate::telemetry::metrics::Metrics;
+
+/// What handlers work with.
+#[derive(Clone, FromRef)]
+pub struct Services {
+    /// Accounts and tokens.
+    pub auth: Arc<AuthService>,
+    /// Devices.
+    pub devices: Arc<DeviceService>,
+    /// Session state.
+    pub sync: Arc<SyncEngine>,
+    /// How the node is.
+    pub health: Arc<Health>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the node is going.
+    pub tasks: Tasks,
+    /// Bounds.
+    pub settings: Arc<Settings>,
+}
+
+/// Bounds of REST.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is a row of the settings table")]
+pub struct Settings {
+    pub body_bytes: usize,
+    pub trusted_proxies: Vec<Network>,
+}
+
+/// All routes of `PORT` but Socket.IO's.
+pub fn routes(services: Services) -> Router {
+    Router::new()
+        .route("/api/auth/register", post(accounts::register))
+        .route("/api/auth/login", post(accounts::login))
+        .route("/api/devices", get(devices::list))
+        .route("/api/session", get(session::read))
+        .route(
+            "/api/session/{key}",
+            get(session::entry).put(session::put).patch(session::patch).delete(session::delete),
+        )
+        .route("/api/session/{key}/history", get(session::history))
+        .route("/api/session/{key}/restore", post(session::restore))
+        .route("/api/health", get(ops::health))
+        .route("/api/health/live", get(ops::live))
+        .route("/api/health/ready", get(ops::ready))
+        .route("/metrics", get(ops::local_metrics))
+        .fallback(error::no_route)
+        .method_not_allowed_fallback(error::no_method)
+        .layer(axum::middleware::from_fn_with_state(services.clone(), ops::guard))
+        .with_state(services)
+}
+
+/// A failure as a response.
+pub fn refused(failure: crate::failure::Failure) -> axum::response::Response {
+    axum::response::IntoResponse::into_response(error::Refused(failure))
+}
+
+/// The routes of `METRICS_PORT`.
+pub fn metrics_routes(services: Services) -> Router {
+    Router::new()
+        .route("/metrics", get(ops::metrics))
+        .route("/api/health/live", get(ops::live))
+        .route("/api/health/ready", get(ops::ready))
+        .fallback(error::no_route)
+        .with_state(services)
+}

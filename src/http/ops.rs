@@ -1,0 +1,98 @@
+//! What operators and load balancers ask: health, metrics; and the guard that
+//! every request passes.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::Services;
+use super::error::{Answer, Refused, json_body, no_route};
+use crate::failure::{Code, Failure};
+use crate::net::Peer;
+use crate::telemetry::metrics::Metrics;
+
+/// Headers by which a request shows that it came through a proxy.
+const FORWARDING: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "via"];
+
+/// `GET /api/health`
+pub async fn health(State(services): State<Services>) -> Response {
+    let health = services.health.report();
+    let status = if services.tasks.is_draining() {
+        "draining"
+    } else if health.store_is_lost {
+        "unavailable"
+    } else if health.is_degraded {
+        "degraded"
+    } else {
+        "ok"
+    };
+    let code = match status {
+        "ok" | "degraded" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = json!({
+        "status": status,
+        "version": env!("CARGO_PKG_VERSION"),
+        "node": health.node,
+        "uptimeSeconds": health.uptime_seconds,
+        "checks": {"store": health.store, "backplane": health.backplane},
+    });
+    json_body(code, body.to_string())
+}
+
+/// `GET /api/health/live`: the process answers.
+pub async fn live() -> Response {
+    json_body(StatusCode::OK, r#"{"status":"ok"}"#.to_owned())
+}
+
+/// `GET /api/health/ready`: started, not draining, the store not long away.
+pub async fn ready(State(services): State<Services>) -> Response {
+    if services.tasks.is_draining() {
+        json_body(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#.to_owned())
+    } else if services.health.report().store_is_lost {
+        json_body(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"unavailable"}"#.to_owned())
+    } else {
+        json_body(StatusCode::OK, r#"{"status":"ok"}"#.to_owned())
+    }
+}
+
+/// `GET /metrics` on the metrics port.
+pub async fn metrics(State(metrics): State<Arc<Metrics>>) -> Response {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], metrics.render()).into_response()
+}
+
+/// `GET /metrics` on the main port: for this host only.
+pub async fn local_metrics(State(services): State<Services>, request: Request) -> Answer {
+    let is_local = request.extensions().get::<Peer>().is_some_and(|peer| peer.address.is_loopback());
+    let is_forwarded = FORWARDING.iter().any(|name| request.headers().contains_key(*name));
+    if is_local && !is_forwarded { Ok(metrics(State(services.metrics)).await) } else { Err(no_route().await) }
+}
+
+/// Refuses what is over the connection cap; stamps a request id and headers
+/// that every answer should carry.
+pub async fn guard(State(_services): State<Services>, request: Request, next: Next) -> Response {
+    let over_cap = request.extensions().get::<Peer>().is_some_and(|peer| peer.over_cap);
+    let is_probe = request.uri().path().starts_with("/api/health");
+    let request_id = uuid::Uuid::now_v7().to_string();
+    let span = tracing::debug_span!("http", http.method = %request.method(), request.id = request_id);
+    let mut response = if over_cap && !is_probe {
+        let failure = Failure::new(Code::TooManyConnections, "This node has too many connections.");
+        let mut response = Refused(failure).into_response();
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    } else {
+        tracing::Instrument::instrument(next.run(request), span).await
+    };
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::try_from(request_id) {
+        headers.insert(HeaderName::from_static("x-request-id"), value);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,301 @@
+//! Who is connected to this node, and what reaches them in which order.
+//!
+//! One [`Room`] a user. A room delivers its user's changes in seq order, each
+//! once, whoever committed them: the next one at once, an old one not at all; a
+//! hole waits [`HOLE_WAIT`] and is then read from the store. The hub knows
+//! devices as [`Recipient`]s and nothing of sockets.
+
+mod room;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use futures_util::future::BoxFuture;
+
+use crate::drain::Tasks;
+use crate::model::{Change, ConnectionId, DeviceId, Seq, Timestamp, UserId};
+use crate::store::Store;
+use crate::store::writer::Committed;
+use crate::telemetry::metrics::Metrics;
+use crate::wire::{self, Frame};
+
+pub use room::Member;
+use room::{Accepted, Room};
+
+/// How long a change may wait for one that precedes it.
+const HOLE_WAIT: Duration = Duration::from_millis(50);
+
+/// How long a device that seems connected has to answer a ping.
+pub const PROBE_WAIT: Duration = Duration::from_millis(500);
+
+/// Wait before a catch-up that the store could not answer is tried again.
+const REPAIR_RETRY: Duration = Duration::from_millis(250);
+
+/// One connected device, as the hub sees it.
+pub trait Recipient: Send + Sync {
+    /// Hands over one item; it never waits. Items pushed before
+    /// [`Recipient::open`] are held back.
+    fn push(&self, item: Item);
+
+    /// Sends `restored` first, then what was held back, except changes up to
+    /// `floor`, which the restore holds already.
+    fn open(&self, restored: Frame, floor: Seq);
+
+    /// Asks whether somebody is there: false when nothing was heard for
+    /// [`PROBE_WAIT`] after a ping.
+    fn probe(&self) -> BoxFuture<'static, bool>;
+
+    /// Ends the connection.
+    fn end(&self, why: Ending);
+}
+
+/// Something for one device.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// What to send.
+    pub frame: Frame,
+    /// What may be done with it when the device falls behind.
+    pub class: Class,
+}
+
+/// What may become of a waiting item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A session change: only a newer one of the same key may replace it.
+    Change(Arc<Change>),
+    /// Only the newest of a key waits.
+    Coalesce(Arc<str>),
+    /// Must be sent, or the connection ends.
+    Plain,
+}
+
+/// Why the server ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Another connection of the same device took over: the client is told and
+    /// stays away.
+    Replaced,
+    /// The transport closes and the client comes back.
+    ComeBack,
+    /// The same, announced: this node is going away.
+    Draining,
+}
+
+/// Why a device is gone, as others hear it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It said goodbye.
+    ClientDisconnect,
+    /// Its transport was closed.
+    TransportClose,
+    /// Its transport broke.
+    TransportError,
+    /// It answered no heartbeat.
+    PingTimeout,
+    /// The server closed it.
+    ServerClose,
+}
+
+impl Gone {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Gone::ClientDisconnect => "client disconnect",
+            Gone::TransportClose => "transport close",
+            Gone::TransportError => "transport error",
+            Gone::PingTimeout => "ping timeout",
+            Gone::ServerClose => "server close",
+        }
+    }
+}
+
+/// A connection that ended.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct Departure {
+    pub user: UserId,
+    pub device: DeviceId,
+    pub connection: ConnectionId,
+    pub gone: Gone,
+    pub at: Timestamp,
+}
+
+/// What a joining device meets.
+pub struct Joined {
+    /// The others never heard that it was gone: it comes back within its grace
+    /// or replaces its own older connection.
+    pub still_known: bool,
+}
+
+/// The user already has as many sockets as allowed.
+#[derive(Debug)]
+pub struct TooManySockets;
+
+/// See the module's comment.
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    rooms: DashMap<UserId, Arc<Room>>,
+    store: Arc<dyn Store>,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    grace: Duration,
+    sockets_per_user: usize,
+}
+
+impl Hub {
+    /// An empty hub. `grace` is the wait before a lost device is announced.
+    pub fn new(
+        store: Arc<dyn Store>,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+        grace: Duration,
+        sockets_per_user: usize,
+    ) -> Self {
+        Self(Arc::new(Inner { rooms: DashMap::new(), store, tasks, metrics, grace, sockets_per_user }))
+    }
+
+    /// Adds a device; what happens from now on is held back for it until
+    /// [`Hub::restored`]. An older connection of the same device is ended.
+    ///
+    /// # Errors
+    /// When the user has too many sockets.
+    pub fn join(&self, user: UserId, member: Member) -> Result<Joined, TooManySockets> {
+        let mut member = Some(member);
+        loop {
+            let room = self.0.rooms.entry(user).or_insert_with(|| {
+                self.0.metrics.users.increment(1);
+                Arc::new(Room::new(user))
+            });
+            let room = room.value().clone();
+            // A room that was removed meanwhile takes nobody in.
+            if let Some(joined) = room.join(&mut member, self.0.sockets_per_user) {
+                return joined;
+            }
+        }
+    }
+
+    /// Opens a joined device: `restored` goes out first and holds everything up
+    /// to `seq`.
+    pub fn restored(&self, user: UserId, connection: ConnectionId, restored: Frame, seq: Seq) {
+        if let Some(room) = self.room(user) {
+            let accepted = room.restored(connection, restored, seq);
+            self.repair_after(room, accepted);
+        }
+    }
+
+    /// Removes a device. The others hear of it at once if it said goodbye
+    /// itself, else after the grace, unless it is back by then.
+    pub fn leave(&self, left: Departure) {
+        let Some(room) = self.room(left.user) else { return };
+        if !room.remove(left.connection, left.device) {
+            return;
+        }
+        if left.gone == Gone::ClientDisconnect || self.0.grace.is_zero() {
+            self.announce_gone(&room, left);
+            return;
+        }
+        let hub = self.clone();
+        self.0.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(hub.0.grace) => {}
+                () = hub.0.tasks.ending() => {}
+            }
+            hub.announce_gone(&room, left);
+        });
+    }
+
+    fn announce_gone(&self, room: &Arc<Room>, left: Departure) {
+        if room.is_still_gone(left.device, left.connection) {
+            let body = wire::device_disconnected_body(left.device, left.gone.as_str(), left.at);
+            room.tell_all(&wire::event("device-disconnected", &body), None);
+        }
+        if room.close_if_empty() {
+            let removed = self.0.rooms.remove_if(&room.user, |_, present| Arc::ptr_eq(present, room));
+            if removed.is_some() {
+                self.0.metrics.users.decrement(1);
+            }
+        }
+    }
+
+    /// Takes what this node committed, in the order of the commits.
+    pub fn committed(&self, committed: &Committed) {
+        for change in &committed.changes {
+            self.change(change.clone());
+        }
+        self.0.metrics.delivery_seconds.record(committed.at.elapsed());
+    }
+
+    /// Takes one committed change, from whichever node.
+    pub fn change(&self, change: Arc<Change>) {
+        let Some(room) = self.room(change.user) else { return };
+        let accepted = room.accept(change);
+        self.repair_after(room, accepted);
+    }
+
+    /// Gives what is missing a moment to arrive, then repairs.
+    fn repair_after(&self, room: Arc<Room>, accepted: Accepted) {
+        if accepted == Accepted::Settled {
+            return;
+        }
+        self.0.metrics.seq_holes.increment(1);
+        let hub = self.clone();
+        self.0.tasks.spawn(async move {
+            tokio::time::sleep(HOLE_WAIT).await;
+            hub.repair(&room).await;
+        });
+    }
+
+    /// Reads from the store what did not arrive. One at a time for each room.
+    async fn repair(&self, room: &Room) {
+        while let Some(after) = room.needs_after() {
+            self.0.metrics.seq_repairs.increment(1);
+            match self.0.store.changes_after(room.user, after).await {
+                Ok(catch_up) => room.catch_up(catch_up),
+                Err(_) => tokio::time::sleep(REPAIR_RETRY).await,
+            }
+        }
+    }
+
+    /// Sends an event to the user's other devices, or to those in `to`.
+    pub fn realtime(&self, user: UserId, source: DeviceId, to: Option<&[DeviceId]>, item: &Item) {
+        if let Some(room) = self.room(user) {
+            room.relay(source, to, item);
+        }
+    }
+
+    /// Sends an event to all of the user's devices except one.
+    pub fn tell(&self, user: UserId, event: &Frame, except: Option<DeviceId>) {
+        if let Some(room) = self.room(user) {
+            room.tell_all(event, except);
+        }
+    }
+
+    /// Sends an event to one device; false when it is not connected.
+    pub fn tell_device(&self, user: UserId, device: DeviceId, event: Frame) -> bool {
+        self.room(user).is_some_and(|room| room.tell_one(device, event))
+    }
+
+    /// The user's connected devices.
+    pub fn members(&self, user: UserId) -> Vec<Arc<Member>> {
+        self.room(user).map(|room| room.members()).unwrap_or_default()
+    }
+
+    /// Every connected device, for the drain.
+    pub fn everyone(&self) -> Vec<Arc<Member>> {
+        self.0.rooms.iter().flat_map(|room| room.value().members()).collect()
+    }
+
+    fn room(&self, user: UserId) -> Option<Arc<Room>> {
+        self.0.rooms.get(&user).map(|room| room.value().clone())
+    }
+}
+
+/// Feeds the hub with what the writer commits, until the writer is gone.
+pub async fn relay(hub: Hub, mut committed: tokio::sync::mpsc::Receiver<Committed>) {
+    while let Some(batch) = committed.recv().await {
+        hub.committed(&batch);
+    }
+}

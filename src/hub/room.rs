@@ -1,0 +1,257 @@
+//! One user's devices on this node, and the order of what they get.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Class, Ending, Item, Joined, Recipient, TooManySockets};
+use crate::model::{Change, ConnectionId, DeviceId, DeviceInfo, LoginId, Seq, SessionKey, Timestamp, UserId};
+use crate::store::CatchUp;
+use crate::wire::{self, Frame};
+
+/// Changes that may wait behind a hole; beyond it they are read from the store
+/// with the rest.
+const WAITING_MAX: usize = 4_096;
+
+/// One connected device.
+pub struct Member {
+    /// Which device.
+    pub device: DeviceId,
+    /// Which of its connections.
+    pub connection: ConnectionId,
+    /// The login of its token.
+    pub login: Option<LoginId>,
+    /// What it said of itself.
+    pub info: DeviceInfo,
+    /// When it connected.
+    pub connected_at: Timestamp,
+    /// The only keys it wants to hear of; all without.
+    pub keys: Option<HashSet<SessionKey>>,
+    /// The way to it.
+    pub recipient: Arc<dyn Recipient>,
+}
+
+/// What became of an arriving change.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// Delivered, old, or waiting for a repair that is on its way.
+    Settled,
+    /// The first to wait behind a hole: somebody must repair.
+    Hole,
+}
+
+/// See the module's comment.
+pub struct Room {
+    pub user: UserId,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    members: Vec<Arc<Member>>,
+    /// Everything up to here was delivered; unknown until the first restore.
+    cursor: Option<Seq>,
+    /// Arrived ahead of their turn.
+    waiting: BTreeMap<Seq, Arc<Change>>,
+    repairing: bool,
+    /// Devices whose going has not been announced yet.
+    leaving: HashMap<DeviceId, ConnectionId>,
+    closed: bool,
+}
+
+impl Room {
+    pub fn new(user: UserId) -> Self {
+        Self { user, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `member` in; nothing when the room is closed.
+    pub fn join(
+        &self,
+        member: &mut Option<Member>,
+        sockets_max: usize,
+    ) -> Option<Result<Joined, TooManySockets>> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let newcomer = member.take()?;
+        let older = state.members.iter().position(|present| present.device == newcomer.device);
+        if older.is_none() && state.members.len() >= sockets_max {
+            return Some(Err(TooManySockets));
+        }
+        let older = older.map(|place| state.members.swap_remove(place));
+        let was_leaving = state.leaving.remove(&newcomer.device).is_some();
+        let still_known = was_leaving || older.is_some();
+        state.members.push(Arc::new(newcomer));
+        drop(state);
+        if let Some(older) = older {
+            older.recipient.end(Ending::Replaced);
+        }
+        Some(Ok(Joined { still_known }))
+    }
+
+    /// Opens a member whose restore holds everything up to `seq`. The first
+    /// restore of a room tells where its order begins.
+    pub fn restored(&self, connection: ConnectionId, restored: Frame, seq: Seq) -> Accepted {
+        let mut state = self.lock();
+        let member = state.members.iter().find(|member| member.connection == connection).cloned();
+        let Some(member) = member else { return Accepted::Settled };
+        member.recipient.open(restored, seq);
+        if state.cursor.is_none() {
+            state.cursor = Some(seq);
+            state.deliver_waiting();
+        }
+        state.hole()
+    }
+
+    /// Removes a connection; false when it was not there any more. Until its
+    /// going is announced the device counts as leaving.
+    pub fn remove(&self, connection: ConnectionId, device: DeviceId) -> bool {
+        let mut state = self.lock();
+        let Some(place) = state.members.iter().position(|member| member.connection == connection) else {
+            return false;
+        };
+        state.members.swap_remove(place);
+        state.leaving.insert(device, connection);
+        true
+    }
+
+    /// Whether the device has not come back since this connection left; asked
+    /// once, when the going is to be announced.
+    pub fn is_still_gone(&self, device: DeviceId, connection: ConnectionId) -> bool {
+        let mut state = self.lock();
+        let gone = state.leaving.get(&device) == Some(&connection);
+        if gone {
+            state.leaving.remove(&device);
+        }
+        gone
+    }
+
+    /// Closes an empty room for good.
+    pub fn close_if_empty(&self) -> bool {
+        let mut state = self.lock();
+        state.closed = state.members.is_empty() && state.leaving.is_empty();
+        state.closed
+    }
+
+    /// Takes a committed change.
+    pub fn accept(&self, change: Arc<Change>) -> Accepted {
+        let mut state = self.lock();
+        match state.cursor {
+            Some(cursor) if change.seq <= cursor => Accepted::Settled,
+            Some(cursor) if change.seq == cursor.next() => {
+                state.deliver(&change);
+                state.deliver_waiting();
+                Accepted::Settled
+            }
+            cursor => {
+                if state.waiting.len() < WAITING_MAX {
+                    state.waiting.insert(change.seq, change);
+                }
+                // Without a cursor the first restore will sort it out.
+                if cursor.is_none() { Accepted::Settled } else { state.hole() }
+            }
+        }
+    }
+
+    /// Where a repair must read from; nothing when the hole is closed.
+    pub fn needs_after(&self) -> Option<Seq> {
+        let mut state = self.lock();
+        let after = state.cursor.filter(|_| !state.waiting.is_empty() && !state.members.is_empty());
+        state.repairing = after.is_some();
+        after
+    }
+
+    /// Delivers what the store had.
+    pub fn catch_up(&self, catch_up: CatchUp) {
+        let mut state = self.lock();
+        for change in catch_up.changes {
+            if state.cursor.is_some_and(|cursor| change.seq > cursor) {
+                state.deliver(&Arc::new(change));
+            }
+        }
+        state.cursor = state.cursor.max(Some(catch_up.up_to));
+        state.deliver_waiting();
+    }
+
+    /// Relays an event to the others, or to those in `to`.
+    pub fn relay(&self, source: DeviceId, to: Option<&[DeviceId]>, item: &Item) {
+        let state = self.lock();
+        let wanted = |device| to.is_none_or(|to| to.contains(&device));
+        for member in &state.members {
+            if member.device != source && wanted(member.device) {
+                member.recipient.push(item.clone());
+            }
+        }
+    }
+
+    /// Sends an event to everyone except one.
+    pub fn tell_all(&self, event: &Frame, except: Option<DeviceId>) {
+        let state = self.lock();
+        for member in &state.members {
+            if Some(member.device) != except {
+                member.recipient.push(Item { frame: event.clone(), class: Class::Plain });
+            }
+        }
+    }
+
+    /// Sends an event to one device; false when it is not here.
+    pub fn tell_one(&self, device: DeviceId, event: Frame) -> bool {
+        let state = self.lock();
+        let member = state.members.iter().find(|member| member.device == device);
+        member.is_some_and(|member| {
+            member.recipient.push(Item { frame: event, class: Class::Plain });
+            true
+        })
+    }
+
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.lock().members.clone()
+    }
+}
+
+impl State {
+    /// Whether somebody must repair now: there is a hole and nobody does yet.
+    fn hole(&mut self) -> Accepted {
+        if self.waiting.is_empty() || std::mem::replace(&mut self.repairing, true) {
+            Accepted::Settled
+        } else {
+            Accepted::Hole
+        }
+    }
+
+    /// Hands a change to every device but its author, and moves the cursor.
+    fn deliver(&mut self, change: &Arc<Change>) {
+        let mut frame = None;
+        for member in &self.members {
+            let authored = change.device == Some(member.device);
+            let wanted = member.keys.as_ref().is_none_or(|keys| keys.contains(&change.key));
+            if !authored && wanted {
+                let frame = frame.get_or_insert_with(|| wire::session_updated(change)).clone();
+                member.recipient.push(Item { frame, class: Class::Change(change.clone()) });
+            }
+        }
+        self.cursor = Some(change.seq);
+    }
+
+    /// Hands over what waited and is next now.
+    fn deliver_waiting(&mut self) {
+        let Some(mut cursor) = self.cursor else { return };
+        while let Some(entry) = self.waiting.first_entry() {
+            if *entry.key() > cursor.next() {
+                break;
+            }
+            let change = entry.remove();
+            if change.seq == cursor.next() {
+                self.deliver(&change);
+                cursor = change.seq;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! The life of the process: configure, observe, start, wait, drain.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use tandem::{app, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        cli::Asked::Serve(config) => serve(*config),
+        cli::Asked::Done(code) => code,
+    }
+}
+
+fn serve(config: tandem::config::Config) -> ExitCode {
+    telemetry::init_logs(&config.log, config.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let served = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let served = runtime.block_on(run(config));
+        // Hashes and files that still run are not waited for.
+        runtime.shutdown_background();
+        served
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: tandem::config::Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let banner = cli::Banner::of(&config);
+    let running = app::start(config).await?;
+    banner.show(&running);
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining; a second signal exits at once");
+    tokio::select! {
+        () = running.drain() => tracing::info!("stopped"),
+        _ = terminate.recv() => tracing::warn!("stopped at once"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once"),
+    }
+    Ok(())
+}

@@ -1,0 +1,333 @@
+//! One TCP connection as the rest of the server may touch it: [`Link`] is the
+//! handle, [`Guarded`] the stream that obeys it.
+//!
+//! The HTTP and WebSocket layers above can neither cut a peer that stopped
+//! reading nor say when it reads again; both are decided here, below them:
+//! a write that makes no progress for [`WRITE_STALL`] fails, `kill` fails every
+//! read and write at once, `pause` stops reading, and whoever waits for room
+//! hears of each byte that left.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+
+/// How long a write may make no progress before the connection is cut.
+pub const WRITE_STALL: Duration = Duration::from_secs(10);
+
+/// A WebSocket ping without payload, as a server sends it (RFC 6455, 5.5.2).
+const WS_PING: &[u8] = &[0x89, 0x00];
+
+/// A handle to one TCP connection.
+#[derive(Default)]
+pub struct Link {
+    killed: AtomicBool,
+    paused: AtomicBool,
+    /// Something is being written that has not all left yet, so that no other
+    /// frame may be put in between.
+    mid_write: AtomicBool,
+    ping_wanted: AtomicBool,
+    written: AtomicU64,
+    reads: AtomicU64,
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+    room: Waited,
+    heard: Waited,
+}
+
+/// A signal that costs one load while nobody waits for it.
+#[derive(Default)]
+struct Waited {
+    wanted: AtomicBool,
+    signal: Notify,
+}
+
+impl Waited {
+    async fn wait(&self) {
+        let signalled = self.signal.notified();
+        self.wanted.store(true, Ordering::Release);
+        signalled.await;
+    }
+
+    fn signal(&self) {
+        if self.wanted.load(Ordering::Acquire) {
+            self.wanted.store(false, Ordering::Release);
+            self.signal.notify_waiters();
+        }
+    }
+}
+
+impl Link {
+    /// Fails every read and write from now on, also those that wait.
+    pub fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        self.reader.wake();
+        self.writer.wake();
+        self.room.signal();
+        self.heard.signal();
+    }
+
+    /// Whether it was killed.
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+
+    /// Stops reading until [`Link::resume`]; TCP then slows the peer down.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+    }
+
+    /// Reads again.
+    pub fn resume(&self) {
+        if self.paused.swap(false, Ordering::AcqRel) {
+            self.reader.wake();
+        }
+    }
+
+    /// Bytes handed to the kernel so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// How often something was read so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Waits until more bytes have left, or the link was killed.
+    pub async fn room(&self) {
+        self.room.wait().await;
+    }
+
+    /// Waits until something was read, or the link was killed.
+    pub async fn heard(&self) {
+        self.heard.wait().await;
+    }
+
+    /// Puts a WebSocket ping in front of the next frame that is written. Every
+    /// client answers it by itself. Only for links that carry a WebSocket.
+    pub fn ping_with_next_frame(&self) {
+        self.ping_wanted.store(true, Ordering::Release);
+    }
+
+    fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.room.signal();
+    }
+}
+
+/// The stream below everything else; see the module's comment.
+pub struct Guarded<S> {
+    stream: S,
+    link: Arc<Link>,
+    stall: Option<Pin<Box<Sleep>>>,
+    /// What is left of a ping that is being put in front.
+    ping_left: &'static [u8],
+    _open: OpenConnection,
+}
+
+/// Runs `on_close` when the connection is gone, whoever dropped it.
+pub struct OpenConnection(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl OpenConnection {
+    /// A guard that calls `on_close` once.
+    pub fn new(on_close: impl FnOnce() + Send + 'static) -> Self {
+        Self(Mutex::new(Some(Box::new(on_close))))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        if let Ok(slot) = self.0.get_mut()
+            && let Some(on_close) = slot.take()
+        {
+            on_close();
+        }
+    }
+}
+
+impl<S> Guarded<S> {
+    /// Puts `stream` under the control of `link`.
+    pub fn new(stream: S, link: Arc<Link>, open: OpenConnection) -> Self {
+        Self { stream, link, stall: None, ping_left: &[], _open: open }
+    }
+
+    fn check_killed(&self) -> io::Result<()> {
+        if self.link.is_killed() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// Starts or checks the stall deadline of a write that cannot proceed.
+    fn stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.link.writer.register(cx.waker());
+        self.check_killed()?;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        match stall.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                self.link.kill();
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.link.reader.register(cx.waker());
+        self.check_killed()?;
+        if self.link.paused.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if result.is_ready() {
+            self.link.reads.fetch_add(1, Ordering::Relaxed);
+            self.link.heard.signal();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Guarded<S> {
+    /// Writes a wanted ping, if this is a place between two frames.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ping_left.is_empty()
+            && !self.link.mid_write.load(Ordering::Acquire)
+            && self.link.ping_wanted.swap(false, Ordering::AcqRel)
+        {
+            self.ping_left = WS_PING;
+        }
+        while !self.ping_left.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, self.ping_left) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(bytes)) => self.ping_left = &self.ping_left[bytes..],
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.stalled(cx),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_guarded_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        self.check_killed()?;
+        if self.poll_ping(cx)?.is_pending() {
+            return Poll::Pending;
+        }
+        self.link.mid_write.store(true, Ordering::Release);
+        match write(Pin::new(&mut self.stream), cx) {
+            Poll::Ready(Ok(bytes)) => {
+                self.stall = None;
+                self.link.wrote(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => self.stalled(cx),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_guarded_write(cx, |stream, cx| stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_guarded_write(cx, |stream, cx| stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A WebSocket layer flushes only when all of its frames were written.
+        self.link.mid_write.store(false, Ordering::Release);
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_shutdown(cx) {
+            Poll::Pending => self.stalled(cx),
+            ready => ready,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    fn guarded<S>(stream: S) -> (Guarded<S>, Arc<Link>) {
+        let link = Arc::new(Link::default());
+        (Guarded::new(stream, link.clone(), OpenConnection::new(|| ())), link)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_stalls_for_10_s_fails_and_kills_the_link() {
+        let (near, _far) = duplex(4);
+        let (mut stream, link) = guarded(near);
+        let error = stream.write_all(b"more than fits").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(link.is_killed());
+    }
+
+    #[tokio::test]
+    async fn kill_ends_a_read_and_a_write_that_wait() {
+        let (near, _far) = duplex(4);
+        let (stream, link) = guarded(near);
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let reading = async move { reader.read_u8().await };
+        let writing = async move { writer.write_all(b"more than fits").await };
+        let killing = async {
+            tokio::task::yield_now().await;
+            link.kill();
+        };
+        let (read, written, ()) = tokio::join!(reading, writing, killing);
+        assert!(read.is_err() && written.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_paused_link_reads_nothing_until_resumed() {
+        let (near, mut far) = duplex(16);
+        let (mut stream, link) = guarded(near);
+        link.pause();
+        far.write_all(b"x").await.unwrap();
+        let mut buf = [0; 1];
+        assert!(futures_util::poll!(Box::pin(stream.read(&mut buf))).is_pending());
+        link.resume();
+        assert_eq!(stream.read(&mut buf).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_ping_goes_between_frames_and_never_into_one() {
+        let (near, mut far) = duplex(64);
+        let (mut stream, link) = guarded(near);
+        stream.write_all(b"half").await.unwrap();
+        link.ping_with_next_frame();
+        stream.write_all(b"frame").await.unwrap();
+        stream.flush().await.unwrap();
+        stream.write_all(b"next").await.unwrap();
+        let mut seen = [0; 15];
+        far.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"halfframe\x89\0next");
+    }
+}

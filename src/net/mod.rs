@@ -1,0 +1,144 @@
+//! The accept loop: from a TCP connection to a request with its [`Link`].
+//!
+//! `axum::serve` leaves Nagle's algorithm on and waits for ever for a request
+//! head; so the server accepts by itself: TCP_NODELAY, a deadline for the head
+//! (which is also the one for silence after connect and between requests), a
+//! cap on connections, and a [`Guarded`] stream below hyper.
+
+pub mod link;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tower::Service;
+
+pub use link::Link;
+use link::{Guarded, OpenConnection};
+
+use crate::drain::Tasks;
+use crate::telemetry::metrics::Metrics;
+
+/// A request head must have arrived by then; so must the next one on a
+/// connection that is kept alive.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Room for a request's head. Bigger heads are answered 431 by hyper.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Over the cap so many connections more are still answered with a 503; beyond
+/// that they are closed without a word.
+const ANSWERED_OVER_CAP: usize = 256;
+
+/// Where a request came from; an extension of every request.
+#[derive(Clone)]
+pub struct Peer {
+    /// The TCP peer; behind a load balancer that is the balancer.
+    pub address: IpAddr,
+    /// The connection below.
+    pub link: Arc<Link>,
+    /// The node has more connections than it may: answer 503.
+    pub over_cap: bool,
+}
+
+/// What the accept loop needs to know.
+pub struct Limits {
+    /// TCP connections that are served at a time.
+    pub connections_max: usize,
+}
+
+/// Accepts until `tasks` is told to stop listening; every connection is a task
+/// of `tasks`.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    limits: Limits,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = tasks.stop_listening() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let already_open = open.fetch_add(1, Ordering::Relaxed);
+                let closing = OpenConnection::new({
+                    let (open, metrics) = (open.clone(), metrics.clone());
+                    move || {
+                        open.fetch_sub(1, Ordering::Relaxed);
+                        metrics.tcp_connections.decrement(1);
+                    }
+                });
+                metrics.tcp_connections.increment(1);
+                let over_cap = already_open >= limits.connections_max;
+                if over_cap {
+                    metrics.refused_connections.increment(1);
+                }
+                if already_open < limits.connections_max + ANSWERED_OVER_CAP {
+                    let service = service.clone();
+                    tasks.spawn(connection(stream, address, service, over_cap, closing));
+                }
+            }
+            Err(error) => wait_after_failed_accept(&error).await,
+        }
+    }
+}
+
+/// Out of file descriptors is the usual cause; accepting again at once would
+/// only spin.
+async fn wait_after_failed_accept(error: &std::io::Error) {
+    tracing::warn!(%error, "accept failed");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn connection<S, B>(
+    stream: TcpStream,
+    address: SocketAddr,
+    service: S,
+    over_cap: bool,
+    closing: OpenConnection,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    // Without it a relayed event waits up to 40 ms for the peer's delayed ACK.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let link = Arc::new(Link::default());
+    let peer = Peer { address: address.ip().to_canonical(), link: link.clone(), over_cap };
+    let stamp = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        service.clone().call(request)
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .keep_alive(true)
+        .serve_connection(TokioIo::new(Guarded::new(stream, link, closing)), stamp)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,155 @@
+//! From CONNECT to `session-restored`.
+//!
+//! Token, device info, caps; the device's identity, durably; the hub, which
+//! holds back from then on; one snapshot; the restore; then what was held back;
+//! then the events that the client sent meanwhile. What is refused for good is
+//! told by `connect_error`, after which stock clients stay away; what passes by
+//! itself closes the transport, so that they come back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::session::{Session, Who};
+use super::{events, fields};
+use crate::devices;
+use crate::failure::{Code, Failure, Outcome};
+use crate::hub::Member;
+use crate::model::{Clock, ConnectionId, DeviceId};
+use crate::store::{Selection, Snapshot};
+use crate::sync::restore;
+use crate::wire;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Auth<'a> {
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    token: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    device_id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    device_info: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    since: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    keys: Option<&'a RawValue>,
+}
+
+/// Makes a device of the session, or refuses it.
+pub async fn connect(session: &Arc<Session>, auth: &str) {
+    let started = Instant::now();
+    match admit(session, auth).await {
+        Ok(()) => session.services.metrics.restore_seconds.record(started.elapsed()),
+        Err(failure) => {
+            session.services.metrics.refused_handshakes.increment(1);
+            tracing::debug!(code = failure.code.as_str(), "connect refused");
+            if !failure.code.retryable() {
+                session.transport.send_or_close(&wire::connect_refused(&failure));
+            } else {
+                session.transport.close();
+            }
+        }
+    }
+}
+
+async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
+    let services = &session.services;
+    let unauthorized = || Failure::new(Code::Unauthorized, "CONNECT needs an object with a token.");
+    let auth: Auth<'_> = serde_json::from_str(auth).map_err(|_| unauthorized())?;
+    let token = fields::string(auth.token, "token").map_err(|_| unauthorized())?;
+    let identity = services.auth.verify(&token)?;
+    let info = device_info(session, auth.device_info)?;
+    let selection = events::selection(auth.keys, auth.since).unwrap_or_default();
+    if services.tasks.refuses_sockets() {
+        return Err(Failure::new(Code::Draining, "This node is going away."));
+    }
+    let too_many = || Failure::new(Code::TooManyConnections, "This user has too many sockets.");
+    if services.hub.members(identity.user).len() >= services.settings.sockets_per_user {
+        return Err(too_many());
+    }
+
+    let claimed = auth.device_id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
+    let connection = ConnectionId::fresh();
+    let claimed = claimed.map(|id| DeviceId::parse(&id).unwrap_or_else(DeviceId::fresh));
+    let connected = services.devices.connect(&identity, claimed, info.clone(), connection).await?;
+    let who = Who {
+        user: identity.user,
+        device: connected.device,
+        connection,
+        login: identity.login,
+        expires_at: identity.expires_at,
+    };
+    let member = Member {
+        device: who.device,
+        connection,
+        login: who.login,
+        info: info.clone(),
+        connected_at: Clock::now(),
+        keys: selection.keys.clone().map(|keys| keys.into_iter().collect()),
+        recipient: session.clone(),
+    };
+    let joined = services.hub.join(who.user, member).map_err(|_| too_many())?;
+    if !session.become_device(who) {
+        return Ok(());
+    }
+    restore(session, who, &selection).await?;
+    count_transport(session);
+    if !joined.still_known {
+        let body = wire::device_connected_body(who.device, &info, Clock::now());
+        services.hub.tell(who.user, &wire::event("device-connected", &body), Some(who.device));
+    }
+    tracing::info!(user.id = %who.user, device.id = %who.device, "device connected");
+    Ok(())
+}
+
+fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<crate::model::DeviceInfo> {
+    let in_query = session.transport.take_device_info();
+    match in_auth.filter(|info| info.get() != "null") {
+        // A string holds the JSON, as in the query.
+        Some(info) if info.get().starts_with('"') => {
+            let text: String = serde_json::from_str(info.get()).unwrap_or_default();
+            devices::parse_info(Some(&text))
+        }
+        Some(info) => devices::parse_info(Some(info.get())),
+        None => devices::parse_info(in_query.as_deref()),
+    }
+}
+
+/// Sends the snapshot, then lets go what the hub held back, then opens the
+/// inbox.
+async fn restore(session: &Arc<Session>, who: Who, selection: &Selection) -> Outcome<()> {
+    let services = &session.services;
+    let read =
+        tokio::try_join!(services.sync.snapshot(who.user, selection), services.devices.list(who.user),);
+    let (snapshot, devices) = read?;
+    let mode =
+        if snapshot.delta { &services.metrics.restores_delta } else { &services.metrics.restores_full };
+    mode.increment(1);
+    // The answer to CONNECT comes first; nothing else is on its way yet.
+    session.transport.send_or_close(&wire::connected(who.connection));
+    let body = restored_body(&snapshot, who, &devices);
+    services.hub.restored(who.user, who.connection, wire::event("session-restored", &body), snapshot.seq);
+    session.open_inbox();
+    Ok(())
+}
+
+fn restored_body(snapshot: &Snapshot, who: Who, devices: &str) -> String {
+    format!(
+        "{{{},\"deviceId\":\"{}\",\"mode\":\"{}\",\"devices\":{devices},\"queuedMessages\":0,\"tokenExpiresAt\":\"{}\"}}",
+        restore::fields(snapshot),
+        who.device,
+        restore::mode(snapshot),
+        who.expires_at,
+    )
+}
+
+fn count_transport(session: &Session) {
+    let metrics = &session.services.metrics;
+    if session.transport.is_websocket() {
+        metrics.connects_websocket.increment(1);
+    } else {
+        metrics.connects_polling.increment(1);
+    }
+}

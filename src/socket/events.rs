@@ -1,0 +1,326 @@
+//! The event table: what each client event does.
+//!
+//! Events of one socket are handled in the order of their arrival. Session
+//! writes that follow each other share a commit; any other event waits until
+//! the writes before it are committed, so a device reads its own writes and the
+//! others see what it did in the order it did it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::fields::{self, Named};
+use super::session::{Session, Who};
+use crate::failure::{Code, Failure, Outcome};
+use crate::hub::{Class, Item};
+use crate::merge::OnConflict;
+use crate::model::{Clock, DeviceId, Epoch, MessageId, Seq, SessionKey, Version};
+use crate::store::{Selection, SessionWrite, WriteChange};
+use crate::sync::{OP_ID_CHARS_MAX, Pending, ack_body, restore};
+use crate::wire;
+
+/// Writes of one socket that may wait for their commit at a time.
+const PENDING_MAX: usize = 256;
+
+/// Devices that one event may name.
+const TARGETS_MAX: usize = 200;
+
+/// Bytes of a coalesce key.
+const COALESCE_BYTES_MAX: usize = 128;
+
+/// Handles an event that needs nobody to wait. False: it needs a worker.
+pub fn handle_at_once(session: &Session, id: Option<u64>, json: &str) -> bool {
+    let Some(who) = session.who() else { return true };
+    let event = match fields::named(json) {
+        Ok(event) => event,
+        Err(failure) => {
+            session.answer(id, None, Err(failure));
+            return true;
+        }
+    };
+    let outcome = match event.name.as_str() {
+        "realtime-event" => realtime(session, who, event.payload),
+        "session-update" | "session-delete" | "session-get" | "device-message" => return false,
+        _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
+    };
+    session.answer(id, Some(&event.name), outcome);
+    true
+}
+
+/// A write that waits for its commit, and the answer it owes.
+struct Owed {
+    id: Option<u64>,
+    name: &'static str,
+    key: SessionKey,
+    pending: Pending,
+}
+
+/// Handles `json` and whatever follows it, until the inbox is empty.
+pub async fn work(session: &Arc<Session>, id: Option<u64>, json: Box<str>) {
+    let mut owed = VecDeque::new();
+    let mut next = Some((id, json));
+    loop {
+        if let Some((id, json)) = next.take() {
+            one(session, id, &json, &mut owed).await;
+        }
+        if session.inbox.has_room() {
+            session.transport.resume();
+        }
+        let full = owed.len() >= PENDING_MAX;
+        next = if full { None } else { session.inbox.peek_next().map(|event| (event.id, event.json)) };
+        if next.is_some() {
+            continue;
+        }
+        if let Some(write) = owed.pop_front() {
+            settle(session, write).await;
+            continue;
+        }
+        // Nothing is owed: give the turn back, unless one arrived meanwhile.
+        next = session.inbox.next().map(|event| (event.id, event.json));
+        if next.is_none() {
+            return;
+        }
+    }
+}
+
+async fn one(session: &Session, id: Option<u64>, json: &str, owed: &mut VecDeque<Owed>) {
+    let Some(who) = session.who() else { return };
+    let event = match fields::named(json) {
+        Ok(event) => event,
+        Err(failure) => return session.answer(id, None, Err(failure)),
+    };
+    let write = match event.name.as_str() {
+        "session-update" => Some(("session-update", update(who, event.payload))),
+        "session-delete" => Some(("session-delete", delete(who, event.payload))),
+        _ => None,
+    };
+    let Some((name, write)) = write else {
+        while let Some(write) = owed.pop_front() {
+            settle(session, write).await;
+        }
+        let outcome = other(session, who, &event).await;
+        return session.answer(id, Some(&event.name), outcome);
+    };
+    let submitted = write.and_then(|write| {
+        let key = write.key.clone();
+        Ok(Owed { id, name, key, pending: session.services.sync.submit(write)? })
+    });
+    match submitted {
+        Ok(write) => owed.push_back(write),
+        Err(failure) => session.answer(id, Some(name), Err(failure)),
+    }
+}
+
+/// Answers a write after its commit.
+async fn settle(session: &Session, write: Owed) {
+    let outcome = session.services.sync.settle(write.pending).await;
+    session.answer(write.id, Some(write.name), outcome.map(|written| ack_body(&write.key, &written)));
+}
+
+async fn other(session: &Session, who: Who, event: &Named<'_>) -> Outcome<String> {
+    match event.name.as_str() {
+        "realtime-event" => realtime(session, who, event.payload),
+        "session-get" => get(session, who, event.payload).await,
+        "device-message" => message(session, who, event.payload),
+        _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UpdatePayload<'a> {
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    session_key: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    state: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    patch: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    ops: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    base_version: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    on_conflict: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    op_id: Option<&'a RawValue>,
+}
+
+fn update(who: Who, payload: Option<&RawValue>) -> Outcome<SessionWrite> {
+    let payload: UpdatePayload<'_> = fields::object(payload)?;
+    let change = match (payload.state, payload.patch, payload.ops) {
+        (Some(state), None, None) => WriteChange::State(state.get().into()),
+        (None, Some(patch), None) => WriteChange::Patch(patch.get().into()),
+        (None, None, Some(ops)) => WriteChange::Ops(ops.get().into()),
+        (None, None, None) => return Err(Failure::field("state", "state is missing.")),
+        _ => return Err(Failure::field("state", "Give exactly one of state, patch and ops.")),
+    };
+    write(who, &payload, change)
+}
+
+fn delete(who: Who, payload: Option<&RawValue>) -> Outcome<SessionWrite> {
+    write(who, &fields::object(payload)?, WriteChange::Delete)
+}
+
+fn write(who: Who, payload: &UpdatePayload<'_>, change: WriteChange) -> Outcome<SessionWrite> {
+    let base_version: Option<u64> =
+        fields::optional(payload.base_version, "baseVersion", "a whole number from 0")?;
+    let on_conflict: Option<OnConflict> =
+        fields::optional(payload.on_conflict, "onConflict", "reject, overwrite or merge")?;
+    Ok(SessionWrite {
+        user: who.user,
+        device: Some(who.device),
+        key: session_key(payload.session_key)?,
+        change,
+        base_version: base_version.map(Version),
+        on_conflict: on_conflict.unwrap_or_default(),
+        op_id: op_id(payload.op_id)?,
+        at: Clock::now(),
+    })
+}
+
+fn session_key(value: Option<&RawValue>) -> Outcome<SessionKey> {
+    let text = fields::string(value, "sessionKey")?;
+    SessionKey::parse(&text).ok_or_else(|| {
+        let rule = "A session key has 1 to 128 bytes of UTF-8 and no control characters.";
+        Failure::new(Code::InvalidKey, rule).with("field", "sessionKey")
+    })
+}
+
+fn op_id(value: Option<&RawValue>) -> Outcome<Option<Arc<str>>> {
+    let expected = "a string of 1 to 64 characters";
+    let text: Option<String> = fields::optional(value, "opId", expected)?;
+    match text {
+        Some(text) if text.is_empty() || text.chars().count() > OP_ID_CHARS_MAX || text.contains('\0') => {
+            Err(Failure::field("opId", format!("opId must be {expected}.")))
+        }
+        text => Ok(text.map(Into::into)),
+    }
+}
+
+#[derive(Deserialize)]
+struct GetPayload<'a> {
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    keys: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    since: Option<&'a RawValue>,
+}
+
+async fn get(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
+    let selection = match payload {
+        None => Selection::default(),
+        Some(payload) => {
+            let payload: GetPayload<'_> = fields::object(Some(payload))?;
+            selection(payload.keys, payload.since)?
+        }
+    };
+    let snapshot = session.services.sync.snapshot(who.user, &selection).await?;
+    Ok(format!("{{\"ok\":true,{}}}", restore::fields(&snapshot)))
+}
+
+/// What of the session a client wants: `keys` and `since: {epoch, seq}`.
+///
+/// # Errors
+/// `invalid_field`, `invalid_key`.
+pub fn selection(keys: Option<&RawValue>, since: Option<&RawValue>) -> Outcome<Selection> {
+    #[derive(Deserialize)]
+    struct Since {
+        epoch: String,
+        seq: u64,
+    }
+    let keys: Option<Vec<String>> = fields::optional(keys, "keys", "a list of session keys")?;
+    let keys =
+        keys.map(|keys| keys.iter().map(|key| parsed_key(key)).collect::<Outcome<Vec<_>>>()).transpose()?;
+    let since: Option<Since> = fields::optional(since, "since", "an object of epoch and seq")?;
+    Ok(Selection { keys, since: since.map(|since| (Epoch(since.epoch.into()), Seq(since.seq))) })
+}
+
+fn parsed_key(key: &str) -> Outcome<SessionKey> {
+    SessionKey::parse(key)
+        .ok_or_else(|| Failure::new(Code::InvalidKey, "A key is invalid.").with("field", "keys"))
+}
+
+#[derive(Deserialize)]
+struct RealtimePayload<'a> {
+    #[serde(borrow, rename = "type", default, deserialize_with = "fields::present")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    to: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    coalesce: Option<&'a RawValue>,
+}
+
+/// Relays to the user's other devices; type and payload pass untouched.
+fn realtime(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
+    let event: RealtimePayload<'_> = fields::object(payload)?;
+    let kind = fields::required(event.kind, "type")?;
+    if !kind.get().starts_with('"') {
+        return Err(Failure::field("type", "type must be a string."));
+    }
+    let payload = event.payload.map_or("null", RawValue::get);
+    if payload.len() + kind.get().len() > session.services.settings.realtime_bytes {
+        return Err(
+            Failure::new(Code::TooLarge, "The payload is too large.").with("limit", "LIMIT_REALTIME_BYTES")
+        );
+    }
+    let to = event.to.map(|to| targets(to, "to")).transpose()?;
+    let coalesce: Option<String> = fields::optional(event.coalesce, "coalesce", "a string")?;
+    let class = match coalesce {
+        None => Class::Plain,
+        Some(key) if key.len() > COALESCE_BYTES_MAX => {
+            return Err(Failure::field("coalesce", "coalesce has at most 128 bytes."));
+        }
+        Some(key) => Class::Coalesce(format!("{}:{key}", who.device).into()),
+    };
+    let body = wire::realtime_body(kind.get(), payload, who.device);
+    let item = Item { frame: wire::event("realtime-event", &body), class };
+    session.services.hub.realtime(who.user, who.device, to.as_deref(), &item);
+    Ok("{\"ok\":true}".to_owned())
+}
+
+/// Device ids in a list; what is no id names nobody.
+fn targets(value: &RawValue, name: &str) -> Outcome<Vec<DeviceId>> {
+    let ids: Vec<String> = fields::optional(Some(value), name, "a list of device ids")?.unwrap_or_default();
+    if ids.len() > TARGETS_MAX {
+        return Err(Failure::field(name, format!("{name} names at most {TARGETS_MAX} devices.")));
+    }
+    Ok(ids.iter().filter_map(|id| DeviceId::parse(id)).collect())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MessagePayload<'a> {
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    target_device_id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    message: Option<&'a RawValue>,
+}
+
+/// Hands a message to a connected device.
+fn message(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
+    let event: MessagePayload<'_> = fields::object(payload)?;
+    let target = fields::string(event.target_device_id, "targetDeviceId")?;
+    let message = fields::required(event.message, "message")?.get();
+    if message.len() > session.services.settings.message_bytes {
+        return Err(
+            Failure::new(Code::TooLarge, "The message is too large.").with("limit", "LIMIT_MESSAGE_BYTES")
+        );
+    }
+    let id = MessageId::fresh();
+    let body = format!(
+        "{{\"message\":{message},\"sourceDeviceId\":\"{}\",\"messageId\":\"{id}\",\"sentAt\":\"{}\",\"queued\":false}}",
+        who.device,
+        Clock::now()
+    );
+    let frame = wire::event("device-message", &body);
+    let delivered = DeviceId::parse(&target)
+        .is_some_and(|target| session.services.hub.tell_device(who.user, target, frame));
+    if delivered {
+        Ok(format!("{{\"ok\":true,\"messageId\":\"{id}\",\"status\":\"delivered\"}}"))
+    } else {
+        Err(Failure::new(Code::UnknownDevice, "No such device is connected.").with("field", "targetDeviceId"))
+    }
+}

@@ -1,0 +1,123 @@
+//! The payload of an event, field by field, with the field's name in every
+//! complaint. Values that are passed on stay the text they were.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::failure::{Code, Failure, Outcome};
+
+/// An event's name and its first argument.
+#[derive(Debug)]
+pub struct Named<'a> {
+    /// The event's name.
+    pub name: String,
+    /// Its payload; nothing when it came without.
+    pub payload: Option<&'a RawValue>,
+}
+
+/// Reads `["name", payload, ...]`. More arguments are ignored, as they were by
+/// the replaced server.
+///
+/// # Errors
+/// `invalid_json` when it is no JSON array that starts with a name.
+pub fn named(json: &str) -> Outcome<Named<'_>> {
+    let invalid =
+        || Failure::new(Code::InvalidJson, "An event is a JSON array that starts with the event's name.");
+    let arguments: Vec<&RawValue> = serde_json::from_str(json).map_err(|_| invalid())?;
+    let name =
+        arguments.first().and_then(|name| serde_json::from_str(name.get()).ok()).ok_or_else(invalid)?;
+    Ok(Named { name, payload: arguments.get(1).copied() })
+}
+
+/// Reads a payload that must be an object of the shape `T`.
+///
+/// # Errors
+/// `invalid_field` for what is no such object; `invalid_json` for what is no
+/// JSON.
+pub fn object<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Outcome<T> {
+    let payload = payload.ok_or_else(|| Failure::field("payload", "The event needs a payload."))?;
+    if !payload.get().starts_with('{') {
+        return Err(Failure::field("payload", "The payload must be an object."));
+    }
+    serde_json::from_str(payload.get()).map_err(|error| {
+        Failure::field("payload", format!("The payload cannot be read: {}.", reason(&error)))
+    })
+}
+
+/// What serde says, without the place in a text that the client never saw.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line").next().unwrap_or_default().to_owned()
+}
+
+/// For `#[serde(deserialize_with)]`: a field that is there, `null` included.
+///
+/// # Errors
+/// Those of the JSON parser.
+pub fn present<'de, D>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// A field that must be there.
+///
+/// # Errors
+/// `invalid_field`.
+pub fn required<'a>(value: Option<&'a RawValue>, name: &str) -> Outcome<&'a RawValue> {
+    value.ok_or_else(|| Failure::field(name, format!("{name} is missing.")))
+}
+
+/// A field of type `T`, if it is there and not null.
+///
+/// # Errors
+/// `invalid_field` naming what it must be.
+pub fn optional<'a, T: Deserialize<'a>>(
+    value: Option<&'a RawValue>,
+    name: &str,
+    expected: &str,
+) -> Outcome<Option<T>> {
+    let Some(value) = value.filter(|value| value.get() != "null") else { return Ok(None) };
+    let parsed = serde_json::from_str(value.get());
+    parsed.map(Some).map_err(|_| Failure::field(name, format!("{name} must be {expected}.")))
+}
+
+/// A string that must be there.
+///
+/// # Errors
+/// `invalid_field`.
+pub fn string(value: Option<&RawValue>, name: &str) -> Outcome<String> {
+    let value = required(value, name)?;
+    serde_json::from_str(value.get()).map_err(|_| Failure::field(name, format!("{name} must be a string.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_a_name_and_a_payload() {
+        let event = named(r#"["session-update",{"a": 1},"more"]"#).unwrap();
+        assert_eq!((event.name.as_str(), event.payload.unwrap().get()), ("session-update", r#"{"a": 1}"#));
+        assert!(named(r#"["alone"]"#).unwrap().payload.is_none());
+        for bad in ["", "{}", "[]", "[1]", "[null]", r#"[{"a":1}]"#, "[\"a\"", "[\"a\",]"] {
+            assert_eq!(named(bad).unwrap_err().code, Code::InvalidJson, "{bad}");
+        }
+    }
+
+    #[test]
+    fn null_is_a_value_and_absence_is_not() {
+        #[derive(Deserialize)]
+        struct Payload<'a> {
+            #[serde(borrow, default, deserialize_with = "present")]
+            state: Option<&'a RawValue>,
+        }
+        let read = |text: &str| {
+            let raw: Box<RawValue> = RawValue::from_string(text.to_owned()).unwrap();
+            object::<Payload<'_>>(Some(&raw)).unwrap().state.map(|state| state.get().to_owned())
+        };
+        assert_eq!(read(r#"{"state":null}"#).as_deref(), Some("null"));
+        assert_eq!(read("{}"), None);
+    }
+}

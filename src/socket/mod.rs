@@ -1,0 +1,60 @@
+//! Socket.IO: from packets to events and back.
+//!
+//! `engine` is the only file that knows the engine below (see ARCHITECTURE.md
+//! for why that is engineioxide). A [`session::Session`] is one Engine.IO
+//! session; `connect` turns its CONNECT into a device, `inbox` keeps its events
+//! in order, `events` handles them, `outbox` bounds what waits for it.
+
+mod connect;
+pub mod engine;
+mod events;
+mod fields;
+mod inbox;
+mod outbox;
+mod packet;
+mod session;
+mod share;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::AuthService;
+use crate::devices::DeviceService;
+use crate::drain::Tasks;
+use crate::hub::Hub;
+use crate::sync::SyncEngine;
+use crate::telemetry::metrics::Metrics;
+
+/// What event handlers work with.
+pub struct Services {
+    /// Whose token is it.
+    pub auth: Arc<AuthService>,
+    /// Who connects as which.
+    pub devices: Arc<DeviceService>,
+    /// Session state.
+    pub sync: Arc<SyncEngine>,
+    /// The other devices.
+    pub hub: Hub,
+    /// Where tasks live.
+    pub tasks: Tasks,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Each user's share of events.
+    pub shares: Shares,
+    /// Bounds and times.
+    pub settings: Settings,
+}
+
+/// Bounds and times of sockets.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is a row of the settings table")]
+pub struct Settings {
+    pub ping_interval: Duration,
+    pub ping_timeout: Duration,
+    pub frame_bytes: usize,
+    pub realtime_bytes: usize,
+    pub message_bytes: usize,
+    pub sockets_per_user: usize,
+}
+
+pub use share::Shares;

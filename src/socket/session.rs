@@ -1,0 +1,397 @@
+//! One Engine.IO session: its packets come in here, and what others send to its
+//! device goes out here.
+//!
+//! Life: opened by the engine; one CONNECT makes it a device (`connect`); its
+//! events take their turns (`inbox`, `events`); then it is closed, by the
+//! client, the transport or the server, and its device leaves the hub.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::engine::{Closed, Transport};
+use super::inbox::{Inbox, Turn};
+use super::outbox::{Outbox, Then};
+use super::packet::{self, Kind, Packet};
+use super::share::{SocketShare, Verdict};
+use super::{Services, connect, events};
+use crate::failure::{Code, Failure, Outcome};
+use crate::hub::{Class, Ending, Gone, Item, PROBE_WAIT, Recipient};
+use crate::model::{ConnectionId, DeviceId, LoginId, Seq, Timestamp, UserId};
+use crate::wire::{self, Frame};
+
+/// A session that is no device by then is closed.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is in an inbox when the node drains is answered within this.
+const DRAIN_ANSWERS_WITHIN: Duration = Duration::from_secs(4);
+
+/// How often a draining session looks whether its inbox is empty.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Refusals after which reading rests for a moment.
+const REFUSALS_BEFORE_REST: u32 = 64;
+
+/// That moment.
+const REST: Duration = Duration::from_millis(5);
+
+/// Whom a connected session speaks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Who {
+    /// The user.
+    pub user: UserId,
+    /// The device.
+    pub device: DeviceId,
+    /// This connection of it.
+    pub connection: ConnectionId,
+    /// The login of its token.
+    pub login: Option<LoginId>,
+    /// When its token ends.
+    pub expires_at: Timestamp,
+}
+
+/// See the module's comment.
+pub struct Session {
+    me: Weak<Session>,
+    pub(super) services: Arc<Services>,
+    pub(super) transport: Transport,
+    pub(super) inbox: Inbox,
+    outbox: Outbox,
+    who: OnceLock<Who>,
+    share: Mutex<Option<SocketShare>>,
+    connecting: AtomicBool,
+    closed: AtomicBool,
+    left: AtomicBool,
+    attachments_left: AtomicU32,
+    refusals: AtomicU32,
+}
+
+impl Session {
+    /// A session that the engine has just opened. It must become a device in
+    /// time.
+    pub fn open(services: Arc<Services>, transport: Transport) -> Arc<Self> {
+        let session = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            services,
+            transport,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            who: OnceLock::new(),
+            share: Mutex::default(),
+            connecting: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            attachments_left: AtomicU32::new(0),
+            refusals: AtomicU32::new(0),
+        });
+        let waiting = session.me.clone();
+        session.services.tasks.spawn(async move {
+            tokio::time::sleep(CONNECT_DEADLINE).await;
+            if let Some(session) = waiting.upgrade()
+                && session.who.get().is_none()
+            {
+                session.transport.close();
+            }
+        });
+        session
+    }
+
+    /// Whom it speaks for, once connected.
+    pub fn who(&self) -> Option<Who> {
+        self.who.get().copied()
+    }
+
+    /// A text message from the client: one Socket.IO packet.
+    pub fn text(self: &Arc<Self>, text: &str) {
+        // A packet that interrupts another's attachments, or none at all.
+        let parsed = packet::parse(text).ok().filter(|_| self.attachments_left.load(Ordering::Relaxed) == 0);
+        let Some(packet) = parsed else { return self.transport.close() };
+        match packet.kind {
+            Kind::Connect => self.connect(&packet),
+            _ if packet.namespace != "/" => {}
+            _ if !self.connecting.load(Ordering::Acquire) => self.transport.close(),
+            Kind::Disconnect => self.goodbye(),
+            Kind::Event => self.event(packet.id, packet.json),
+            Kind::BinaryEvent => self.binary_event(&packet),
+            Kind::Ack => {}
+            Kind::BinaryAck => self.attachments_left.store(packet.attachments, Ordering::Relaxed),
+            Kind::ConnectError => self.transport.close(),
+        }
+    }
+
+    /// A binary message: an attachment, of which nothing is wanted.
+    pub fn binary(&self) {
+        let left = self.attachments_left.load(Ordering::Relaxed);
+        match left.checked_sub(1) {
+            Some(left) => self.attachments_left.store(left, Ordering::Relaxed),
+            None => self.transport.close(),
+        }
+    }
+
+    fn connect(self: &Arc<Self>, packet: &Packet<'_>) {
+        if packet.namespace != "/" {
+            // Not through the outbox, which waits for a restore.
+            self.transport.send_or_close(&wire::unknown_namespace(packet.namespace));
+            return;
+        }
+        if self.connecting.swap(true, Ordering::AcqRel) {
+            let failure = Failure::new(Code::InvalidOperation, "This socket is connected already.");
+            self.push(wire::error_event(&failure, Some("connect")));
+            return;
+        }
+        let (session, auth) = (self.clone(), packet.json.to_owned());
+        self.services.tasks.spawn(async move { connect::connect(&session, &auth).await });
+    }
+
+    /// Becomes a device; from now on its events are judged and its going is
+    /// told. False when it was closed meanwhile and is gone again.
+    pub(super) fn become_device(&self, who: Who) -> bool {
+        let share = self.services.shares.socket(who.user, Instant::now());
+        *self.share.lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
+        self.services.metrics.sockets.increment(1);
+        let fresh = self.who.set(who).is_ok();
+        if self.closed.load(Ordering::Acquire) {
+            self.leave(who, Gone::TransportClose);
+            return false;
+        }
+        fresh
+    }
+
+    /// The restore is out: events that waited for it are handled now.
+    pub(super) fn open_inbox(self: &Arc<Self>) {
+        if self.inbox.open() {
+            self.start_worker();
+        }
+    }
+
+    fn event(self: &Arc<Self>, id: Option<u64>, json: &str) {
+        self.services.metrics.events_in.increment(1);
+        if let Err(failure) = self.judge(json.len()) {
+            return self.answer(id, None, Err(failure));
+        }
+        match self.inbox.arrive(id, json) {
+            Turn::Now => {
+                if events::handle_at_once(self, id, json) {
+                    self.take_next();
+                } else {
+                    self.start_worker_with(id, json.into());
+                }
+            }
+            Turn::Waits { crowded: false } => {}
+            Turn::Waits { crowded: true } => self.transport.pause(),
+            Turn::Full => {
+                self.services.metrics.inbox_full.increment(1);
+                self.answer(id, None, Err(Failure::rate_limited(100)));
+            }
+        }
+    }
+
+    /// Binary payloads cannot be merged, kept or replayed as JSON.
+    fn binary_event(self: &Arc<Self>, packet: &Packet<'_>) {
+        self.attachments_left.store(packet.attachments, Ordering::Relaxed);
+        self.services.metrics.events_in.increment(1);
+        let failure = self.judge(packet.json.len()).err().unwrap_or_else(|| {
+            Failure::field("payload", "Payloads are JSON; binary attachments are not taken.")
+        });
+        self.answer(packet.id, None, Err(failure));
+    }
+
+    fn judge(&self, bytes: usize) -> Outcome<()> {
+        let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = share.as_mut().map_or(Verdict::Take, |share| share.judge(bytes, Instant::now()));
+        drop(share);
+        match verdict {
+            Verdict::Take => Ok(()),
+            Verdict::Refuse(wait) => {
+                self.services.metrics.events_rate_limited.increment(1);
+                if self.refusals.fetch_add(1, Ordering::Relaxed) % REFUSALS_BEFORE_REST
+                    == REFUSALS_BEFORE_REST - 1
+                {
+                    self.rest();
+                }
+                Err(Failure::rate_limited(wait.as_millis() as u64))
+            }
+            Verdict::Flood => {
+                self.services.metrics.disconnects_flood.increment(1);
+                self.transport.cut();
+                Err(Failure::rate_limited(10_000))
+            }
+        }
+    }
+
+    /// Reads nothing for a moment: TCP slows the sender down.
+    fn rest(&self) {
+        self.transport.pause();
+        let me = self.me.clone();
+        self.services.tasks.spawn(async move {
+            tokio::time::sleep(REST).await;
+            if let Some(session) = me.upgrade()
+                && session.inbox.has_room()
+            {
+                session.transport.resume();
+            }
+        });
+    }
+
+    fn take_next(self: &Arc<Self>) {
+        if let Some(next) = self.inbox.next() {
+            self.start_worker_with(next.id, next.json);
+        }
+    }
+
+    fn start_worker(self: &Arc<Self>) {
+        self.take_next();
+    }
+
+    fn start_worker_with(self: &Arc<Self>, id: Option<u64>, json: Box<str>) {
+        let session = self.clone();
+        self.services.tasks.spawn(async move { events::work(&session, id, json).await });
+    }
+
+    /// Answers an event: its ack if it asked for one, else an `error` event if
+    /// it failed.
+    pub(super) fn answer(&self, id: Option<u64>, name: Option<&str>, outcome: Outcome<String>) {
+        let frame = match (id, outcome) {
+            (Some(id), Ok(body)) => wire::ack(id, &body),
+            (None, Ok(_)) => return,
+            (id, Err(failure)) => {
+                self.services.metrics.events_refused.increment(1);
+                match id {
+                    Some(id) => wire::refusal(id, &failure),
+                    None => wire::error_event(&failure, name),
+                }
+            }
+        };
+        self.push(frame);
+    }
+
+    fn push(&self, frame: Frame) {
+        self.push_item(Item { frame, class: Class::Plain });
+    }
+
+    fn push_item(&self, item: Item) {
+        let then = self.outbox.push(item, &self.transport, &self.services.metrics);
+        self.then(then);
+    }
+
+    fn then(&self, then: Then) {
+        match then {
+            Then::Nothing => {}
+            Then::StartPump => {
+                let me = self.me.clone();
+                self.services.tasks.spawn(async move {
+                    while let Some(session) = me.upgrade() {
+                        session.transport.room().await;
+                        if !session.outbox.pump(&session.transport, &session.services.metrics) {
+                            return;
+                        }
+                    }
+                });
+            }
+            Then::Cut => {
+                self.services.metrics.disconnects_slow_consumer.increment(1);
+                tracing::info!(reason = "slow_consumer", "connection cut");
+                self.transport.cut();
+            }
+        }
+    }
+
+    /// Announces that the node is going, answers what is in the inbox, then
+    /// closes the transport: stock clients come back, to another node.
+    fn drain(&self) {
+        self.push(wire::event("server-draining", "{\"reconnectInMs\":0}"));
+        self.transport.pause();
+        self.inbox.close();
+        let me = self.me.clone();
+        self.services.tasks.spawn(async move {
+            let deadline = Instant::now() + DRAIN_ANSWERS_WITHIN;
+            while let Some(session) = me.upgrade() {
+                if session.inbox.is_at_rest() || Instant::now() > deadline {
+                    return session.transport.close();
+                }
+                drop(session);
+                tokio::time::sleep(DRAIN_LOOK_EVERY).await;
+            }
+        });
+    }
+
+    /// The client's own `disconnect()`: the others hear of it at once.
+    fn goodbye(&self) {
+        self.gone(Gone::ClientDisconnect);
+        self.transport.close();
+    }
+
+    /// The transport is closed.
+    pub fn closed(&self, how: Closed) {
+        let gone = match how {
+            Closed::ByClient => Gone::TransportClose,
+            Closed::Broken => Gone::TransportError,
+            Closed::Silent => Gone::PingTimeout,
+            Closed::ByServer => Gone::ServerClose,
+        };
+        self.gone(gone);
+    }
+
+    fn gone(&self, gone: Gone) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.outbox.close();
+        self.inbox.close();
+        if let Some(who) = self.who.get() {
+            self.leave(*who, gone);
+        }
+    }
+
+    /// Takes the device out of the hub, once, whoever notices first.
+    fn leave(&self, who: Who, gone: Gone) {
+        if self.left.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let metrics = &self.services.metrics;
+        match gone {
+            Gone::ClientDisconnect => metrics.disconnects_client.increment(1),
+            Gone::TransportClose | Gone::TransportError => metrics.disconnects_transport.increment(1),
+            Gone::PingTimeout => metrics.disconnects_heartbeat.increment(1),
+            Gone::ServerClose => metrics.disconnects_server.increment(1),
+        }
+        metrics.sockets.decrement(1);
+        *self.share.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.services.shares.forget(who.user);
+        self.services.devices.leave(who.user, who.device, who.connection, gone);
+        tracing::info!(user.id = %who.user, device.id = %who.device, reason = gone.as_str(), "device disconnected");
+    }
+}
+
+impl Recipient for Session {
+    fn push(&self, item: Item) {
+        self.push_item(item);
+    }
+
+    fn open(&self, restored: Frame, floor: Seq) {
+        let then = self.outbox.open(restored, floor, &self.transport, &self.services.metrics);
+        self.then(then);
+    }
+
+    fn probe(&self) -> BoxFuture<'static, bool> {
+        let transport = self.transport.clone();
+        async move { tokio::time::timeout(PROBE_WAIT, transport.ping()).await.is_ok() }.boxed()
+    }
+
+    fn end(&self, why: Ending) {
+        match why {
+            Ending::Replaced => {
+                let failure = Failure::new(Code::Replaced, "Another connection of this device took over.");
+                self.push(wire::error_event(&failure, None));
+                self.push(wire::disconnect());
+                self.gone(Gone::ServerClose);
+                self.transport.close();
+            }
+            Ending::ComeBack => self.transport.cut(),
+            Ending::Draining => self.drain(),
+        }
+    }
+}

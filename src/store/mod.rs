@@ -1,0 +1,444 @@
+//! The truth: users, logins, devices, session entries, their changes, op ids.
+//!
+//! [`Store`] is one of the two seams. Everything that writes goes through
+//! [`Store::commit`], a batch in one transaction; its commit alone decides an
+//! ack. The rest reads. An implementation knows one SQL dialect and nothing of
+//! sockets, nodes or the hub; what a batch of writes makes of what is there is
+//! decided by [`batch`], which is pure and the same for all of them.
+
+pub mod batch;
+mod sqlite;
+pub mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::config::Database;
+use crate::failure::{Code, Failure};
+use crate::merge;
+use crate::model::{
+    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, Seq, SessionKey,
+    Timestamp, UserId, Version,
+};
+
+pub use writer::Writer;
+
+/// Bounds that the store enforces, since only it sees all of a user's keys.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Bytes, depth and operations of one write.
+    pub merge: merge::Limits,
+    /// Live keys a user.
+    pub keys_per_user: u64,
+    /// Bytes of live state a user.
+    pub bytes_per_user: u64,
+    /// Devices a user; beyond it the longest offline is dropped.
+    pub devices_per_user: u32,
+}
+
+/// Opens the database, makes or updates its schema and reads its epoch.
+///
+/// # Errors
+/// When the database cannot be opened or migrated: a reason to exit.
+pub async fn open(database: &Database, bounds: Bounds) -> anyhow::Result<Arc<dyn Store>> {
+    match database {
+        Database::Sqlite { path, full_sync } => {
+            Ok(Arc::new(sqlite::SqliteStore::open(path, *full_sync, bounds).await?))
+        }
+    }
+}
+
+/// Why the store gave no answer, by what the caller can do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached or did not answer in time. `unknown`: the commit
+    /// was sent and its answer lost, so it may have happened.
+    #[error("the store is unavailable (commit unknown: {unknown})")]
+    Unavailable {
+        /// Whether the commit may have happened.
+        unknown: bool,
+    },
+    /// Too much is waiting already.
+    #[error("the store is busy")]
+    Busy,
+    /// Its disk is full.
+    #[error("the store's disk is full")]
+    Full,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { unknown: false } => {
+                Failure::new(Code::StoreUnavailable, "The store cannot be reached; try again.")
+            }
+            StoreError::Unavailable { unknown: true } => Failure::new(
+                Code::StoreUnavailable,
+                "The store's answer was lost; the write may have happened.",
+            )
+            .with("unknown", true),
+            StoreError::Busy => Failure::new(Code::StoreBusy, "Too many writes are waiting; try again.")
+                .with("retryAfterMs", 250),
+            StoreError::Full => {
+                Failure::new(Code::StoreFull, "The store's disk is full; nothing was written.")
+            }
+        }
+    }
+}
+
+/// What most calls return.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// One thing to write; a batch of them is one transaction.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// A change of one session key.
+    Write(Arc<SessionWrite>),
+    /// A new account with its first login.
+    CreateAccount(NewAccount),
+    /// A login of an account that exists.
+    OpenLogin(NewLogin),
+    /// A device that connects: known by id, resumed by its info, or new.
+    ConnectDevice(ConnectDevice),
+    /// A device whose connection ended.
+    LeaveDevice(LeaveDevice),
+    /// This run of this node is alive.
+    Beat {
+        /// The run.
+        boot: BootId,
+        /// The node's name.
+        node: String,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl Command {
+    /// Whose turn in the queue it takes: users are served in turn.
+    pub fn queue(&self) -> UserId {
+        match self {
+            Command::Write(write) => write.user,
+            Command::CreateAccount(new) => new.account.user,
+            Command::OpenLogin(login) => login.user,
+            Command::ConnectDevice(connect) => connect.user,
+            Command::LeaveDevice(leave) => leave.user,
+            Command::Beat { boot, .. } => UserId(boot.0),
+        }
+    }
+
+    /// Bytes it brings along, for the bound on a batch.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Command::Write(write) => write.key.as_str().len() + write.change.text().map_or(0, str::len),
+            Command::ConnectDevice(connect) => connect.info.json.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What became of a command, in the same order as the batch.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Of [`Command::Write`].
+    Written(Result<Written, WriteRefusal>),
+    /// Of [`Command::CreateAccount`]: false when the e-mail is taken.
+    AccountCreated(bool),
+    /// Of [`Command::ConnectDevice`].
+    Connected(Result<Connected, ConnectRefusal>),
+    /// Of everything else.
+    Done,
+}
+
+/// A change as a device or REST asks for it.
+#[derive(Clone, Debug)]
+pub struct SessionWrite {
+    /// Whose session.
+    pub user: UserId,
+    /// Which device; nothing for REST.
+    pub device: Option<DeviceId>,
+    /// Which key.
+    pub key: SessionKey,
+    /// What to do.
+    pub change: WriteChange,
+    /// The version it was made on.
+    pub base_version: Option<Version>,
+    /// What to do when the key has moved on.
+    pub on_conflict: merge::OnConflict,
+    /// A name under which it is applied once.
+    pub op_id: Option<Arc<str>>,
+    /// When, by this node's clock; for people, not for order.
+    pub at: Timestamp,
+}
+
+/// What a write does; each text is one valid JSON value.
+#[derive(Clone, Debug)]
+pub enum WriteChange {
+    /// Replaces the state.
+    State(JsonText),
+    /// An RFC 7396 merge patch.
+    Patch(JsonText),
+    /// A list of operations on JSON pointers.
+    Ops(JsonText),
+    /// Deletes the key.
+    Delete,
+    /// Brings back the state of a kept version.
+    Restore(Version),
+}
+
+impl WriteChange {
+    /// The text that came with it.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            WriteChange::State(text) | WriteChange::Patch(text) | WriteChange::Ops(text) => Some(text),
+            WriteChange::Delete | WriteChange::Restore(_) => None,
+        }
+    }
+}
+
+/// A write that was applied, now or, for a duplicate, earlier.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The change as committed; nothing for a duplicate.
+    pub change: Option<Arc<Change>>,
+    /// The key's version since then.
+    pub version: Version,
+    /// The change's place in the user's order.
+    pub seq: Seq,
+    /// It was combined with versions its sender had not seen.
+    pub merged: bool,
+    /// The result is not what was sent: tell the sender.
+    pub differs: bool,
+}
+
+/// Why a write was not applied. It took no seq and harmed no neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteRefusal {
+    /// The key has moved on.
+    Conflict {
+        /// Its version now.
+        version: Version,
+        /// Its state now; nothing when it does not exist.
+        state: Option<JsonText>,
+        /// Who made that version.
+        device: Option<DeviceId>,
+    },
+    /// The merge rules refuse it.
+    Refused(merge::Refusal),
+    /// The user has too many keys or bytes; the name of the limit.
+    Quota(&'static str),
+    /// The op id was used for other content.
+    OpIdReused,
+    /// There is no such key to delete, or no such version to bring back.
+    UnknownKey,
+    /// There is no such user any more.
+    UnknownUser,
+}
+
+/// A new account and the login that its maker gets.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct NewAccount {
+    pub account: Account,
+    pub login: NewLogin,
+}
+
+/// A login of an account that exists.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct NewLogin {
+    pub user: UserId,
+    pub login: LoginId,
+    pub at: Timestamp,
+    pub expires_at: Timestamp,
+    /// SHA-256 of the first refresh token.
+    pub refresh_hash: [u8; 32],
+}
+
+/// An account as the store keeps it.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct Account {
+    pub user: UserId,
+    pub email: String,
+    pub password_hash: String,
+    pub created_at: Timestamp,
+}
+
+/// A device that connects.
+#[derive(Clone, Debug)]
+pub struct ConnectDevice {
+    /// Whose.
+    pub user: UserId,
+    /// The login of its token; nothing for tokens of the replaced server.
+    pub login: Option<LoginId>,
+    /// The device it says it is.
+    pub claimed: Option<DeviceId>,
+    /// What it says of itself.
+    pub info: DeviceInfo,
+    /// Devices that are connected somewhere: they are not up for resumption.
+    pub online: Vec<DeviceId>,
+    /// Runs of nodes that are alive: what their rows call connected, is. A row
+    /// that another run left open belongs to a node that died.
+    pub live_boots: Vec<BootId>,
+    /// Devices gone before this are not up for resumption either.
+    pub resumable_since: Timestamp,
+    /// The connection that will hold it.
+    pub connection: ConnectionId,
+    /// This run of this node.
+    pub boot: BootId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a connecting device got.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// Its identity.
+    pub device: DeviceId,
+    /// It is new to the store.
+    pub fresh: bool,
+    /// Devices dropped to make room for it.
+    pub dropped: Vec<DeviceId>,
+}
+
+/// Why a device may not connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectRefusal {
+    /// The user or the login is gone.
+    Unauthorized,
+    /// The user revoked this device.
+    DeviceRevoked,
+}
+
+/// A device whose connection ended.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct LeaveDevice {
+    pub user: UserId,
+    pub device: DeviceId,
+    /// Only if the row still names this connection.
+    pub connection: ConnectionId,
+    pub at: Timestamp,
+}
+
+/// What of a user's session to read.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only these keys; all without.
+    pub keys: Option<Vec<SessionKey>>,
+    /// Only what changed after this, if the store can still tell.
+    pub since: Option<(Epoch, Seq)>,
+}
+
+/// One key's current state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: SessionKey,
+    /// Its version.
+    pub version: Version,
+    /// The change that made it so.
+    pub seq: Seq,
+    /// Its state; nothing for a tombstone.
+    pub state: Option<JsonText>,
+    /// Who made it so.
+    pub device: Option<DeviceId>,
+    /// When it was made so.
+    pub updated_at: Timestamp,
+}
+
+/// A user's session at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The store's epoch.
+    pub epoch: Epoch,
+    /// The user's last change; everything up to it is in `entries`.
+    pub seq: Seq,
+    /// The entries hold only what changed since the position asked from.
+    pub delta: bool,
+    /// Ordered by seq. Tombstones only in a delta.
+    pub entries: Vec<Entry>,
+}
+
+/// What a hub missed.
+#[derive(Clone, Debug)]
+pub struct CatchUp {
+    /// In seq order, all above the position asked from.
+    pub changes: Vec<Change>,
+    /// Everything up to here is either in `changes` or superseded.
+    pub up_to: Seq,
+    /// There is more above `up_to`.
+    pub more: bool,
+}
+
+/// The seam to the database. Every call answers within about 3 s.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Applies a batch in one transaction and returns what became of each
+    /// command, in order, after the commit. One refused write never fails its
+    /// neighbours.
+    ///
+    /// # Errors
+    /// For the whole batch: nothing of it was applied, unless `unknown`.
+    async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>>;
+
+    /// The epoch of what is stored.
+    fn epoch(&self) -> Epoch;
+
+    /// A user's session at one moment; `None` when there is no such user.
+    async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>>;
+
+    /// One entry, tombstones included.
+    async fn entry(&self, user: UserId, key: &SessionKey) -> StoreResult<Option<Entry>>;
+
+    /// A user's changes above `after`, about 1 MiB of them at a time.
+    async fn changes_after(&self, user: UserId, after: Seq) -> StoreResult<CatchUp>;
+
+    /// The kept versions of a key, newest first, tombstones included.
+    async fn history(&self, user: UserId, key: &SessionKey) -> StoreResult<Vec<Change>>;
+
+    /// The account of an e-mail address, in lower case.
+    async fn account(&self, email: &str) -> StoreResult<Option<Account>>;
+
+    /// Whether the user exists and the login, if one is named, is neither ended
+    /// nor expired at `at`.
+    async fn is_authorized(&self, user: UserId, login: Option<LoginId>, at: Timestamp) -> StoreResult<bool>;
+
+    /// A user's devices in the order of their making, revoked ones left out.
+    async fn devices(&self, user: UserId) -> StoreResult<Vec<Device>>;
+
+    /// Answers when the store does.
+    async fn ping(&self) -> StoreResult<()>;
+
+    /// Forgets what is past its time, a little at a go, without holding writers up.
+    async fn prune(&self, retention: &Retention, now: Timestamp) -> StoreResult<u64>;
+
+    /// Closes every connection. Nothing is called after it.
+    async fn close(&self);
+}
+
+/// What the store keeps, and how long.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// Versions of a key.
+    pub versions_per_key: u32,
+    /// Age of a superseded version.
+    pub history: Duration,
+    /// Age under which a version is kept whatever its number.
+    pub spared: Duration,
+    /// Age of an op id.
+    pub op_ids: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            versions_per_key: 20,
+            history: Duration::from_secs(7 * 86_400),
+            spared: Duration::from_secs(600),
+            op_ids: Duration::from_secs(86_400),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Devices: who connects as which, and who is gone.
+
+use sqlx::Row;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+
+use super::sql::{json_list, time, uuid};
+use crate::model::{BootId, Device, DeviceId, Timestamp, UserId};
+use crate::store::{ConnectDevice, ConnectRefusal, Connected, LeaveDevice};
+
+/// The last moment a device is known to have been connected: for a row that a
+/// dead node left open, that node's last beat.
+const LAST_SEEN: &str =
+    "max(d.last_seen, CASE WHEN d.disconnected_at IS NULL THEN coalesce(n.last_beat, 0) ELSE 0 END)";
+
+/// Gives a connecting device its identity; see [`ConnectDevice`].
+pub async fn connect(
+    connection: &mut SqliteConnection,
+    connect: &ConnectDevice,
+    devices_max: u32,
+) -> Result<Result<Connected, ConnectRefusal>, sqlx::Error> {
+    if !super::read::authorized(&mut *connection, connect.user, connect.login, connect.at).await? {
+        return Ok(Err(ConnectRefusal::Unauthorized));
+    }
+    let known = match connect.claimed {
+        Some(claimed) => match claim(connection, connect.user, claimed).await? {
+            Claim::Own => Some(claimed),
+            Claim::Revoked => return Ok(Err(ConnectRefusal::DeviceRevoked)),
+            Claim::Unknown => None,
+        },
+        None => resumable(connection, connect).await?,
+    };
+    let (device, fresh, dropped) = match known {
+        Some(device) => {
+            take(connection, device, connect).await?;
+            (device, false, Vec::new())
+        }
+        None => {
+            let device = DeviceId::fresh();
+            insert(connection, device, connect).await?;
+            (device, true, make_room(connection, device, connect, devices_max).await?)
+        }
+    };
+    Ok(Ok(Connected { device, fresh, dropped }))
+}
+
+enum Claim {
+    Own,
+    Revoked,
+    Unknown,
+}
+
+/// A foreign device answers exactly like one that does not exist.
+async fn claim(
+    connection: &mut SqliteConnection,
+    user: UserId,
+    device: DeviceId,
+) -> Result<Claim, sqlx::Error> {
+    let row = sqlx::query("SELECT revoked_at FROM devices WHERE id = ? AND user_id = ?")
+        .bind(device.to_string())
+        .bind(user.to_string())
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else { return Ok(Claim::Unknown) };
+    let revoked_at: Option<i64> = row.try_get(0)?;
+    Ok(if revoked_at.is_some() { Claim::Revoked } else { Claim::Own })
+}
+
+/// The device with the same info that went offline most recently.
+async fn resumable(
+    connection: &mut SqliteConnection,
+    connect: &ConnectDevice,
+) -> Result<Option<DeviceId>, sqlx::Error> {
+    let text = format!(
+        "SELECT d.id FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
+         WHERE d.user_id = ? AND d.fingerprint = ? AND d.revoked_at IS NULL
+           AND d.id NOT IN (SELECT value FROM json_each(?))
+           AND (d.disconnected_at IS NOT NULL OR d.boot_id NOT IN (SELECT value FROM json_each(?)))
+           AND {LAST_SEEN} >= ?
+         ORDER BY {LAST_SEEN} DESC LIMIT 1"
+    );
+    let row = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(connect.user.to_string())
+        .bind(connect.info.fingerprint.cast_signed())
+        .bind(json_list(&connect.online))
+        .bind(json_list(&connect.live_boots))
+        .bind(connect.resumable_since.0)
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| uuid(&row, "id").map(DeviceId)).transpose()
+}
+
+/// A known device connects. Its name and metadata change only when it says
+/// something new of itself, so that a name given over REST lasts.
+async fn take(
+    connection: &mut SqliteConnection,
+    device: DeviceId,
+    connect: &ConnectDevice,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE devices SET connection_id = ?, boot_id = ?, login_id = ?, connected_at = ?, last_seen = ?,
+             disconnected_at = NULL
+         WHERE id = ?",
+    )
+    .bind(connect.connection.to_string())
+    .bind(connect.boot.to_string())
+    .bind(connect.login.map(|login| login.to_string()))
+    .bind(connect.at.0)
+    .bind(connect.at.0)
+    .bind(device.to_string())
+    .execute(&mut *connection)
+    .await?;
+    if connect.info.json.as_ref() == "{}" {
+        return Ok(());
+    }
+    sqlx::query(
+        "UPDATE devices SET name = ?, type = ?, metadata = ?, fingerprint = ?
+         WHERE id = ? AND fingerprint <> ?",
+    )
+    .bind(&connect.info.name)
+    .bind(&connect.info.kind)
+    .bind(&*connect.info.metadata)
+    .bind(connect.info.fingerprint.cast_signed())
+    .bind(device.to_string())
+    .bind(connect.info.fingerprint.cast_signed())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    device: DeviceId,
+    connect: &ConnectDevice,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO devices (id, user_id, name, type, last_seen, metadata, created_at, fingerprint,
+             connection_id, boot_id, login_id, connected_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(device.to_string())
+    .bind(connect.user.to_string())
+    .bind(&connect.info.name)
+    .bind(&connect.info.kind)
+    .bind(connect.at.0)
+    .bind(&*connect.info.metadata)
+    .bind(connect.at.0)
+    .bind(connect.info.fingerprint.cast_signed())
+    .bind(connect.connection.to_string())
+    .bind(connect.boot.to_string())
+    .bind(connect.login.map(|login| login.to_string()))
+    .bind(connect.at.0)
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Drops the longest offline devices beyond the user's share.
+async fn make_room(
+    connection: &mut SqliteConnection,
+    newcomer: DeviceId,
+    connect: &ConnectDevice,
+    devices_max: u32,
+) -> Result<Vec<DeviceId>, sqlx::Error> {
+    let text = format!(
+        "DELETE FROM devices WHERE id IN (
+             SELECT d.id FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
+             WHERE d.user_id = ?1 AND d.revoked_at IS NULL AND d.id <> ?2
+               AND d.id NOT IN (SELECT value FROM json_each(?3))
+               AND (d.disconnected_at IS NOT NULL OR d.boot_id NOT IN (SELECT value FROM json_each(?4)))
+             ORDER BY {LAST_SEEN} ASC
+             LIMIT max(0, (SELECT count(*) FROM devices WHERE user_id = ?1 AND revoked_at IS NULL) - ?5))
+         RETURNING id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(connect.user.to_string())
+        .bind(newcomer.to_string())
+        .bind(json_list(&connect.online))
+        .bind(json_list(&connect.live_boots))
+        .bind(devices_max)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| uuid(row, "id").map(DeviceId)).collect()
+}
+
+/// Fenced: a late goodbye of an older connection changes nothing.
+pub async fn leave(connection: &mut SqliteConnection, leave: &LeaveDevice) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE devices SET disconnected_at = ?, last_seen = ?
+         WHERE id = ? AND user_id = ? AND connection_id = ? AND disconnected_at IS NULL",
+    )
+    .bind(leave.at.0)
+    .bind(leave.at.0)
+    .bind(leave.device.to_string())
+    .bind(leave.user.to_string())
+    .bind(leave.connection.to_string())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// This run of this node is alive.
+pub async fn beat(
+    connection: &mut SqliteConnection,
+    boot: BootId,
+    node: &str,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO nodes (boot_id, node_id, last_beat) VALUES (?, ?, ?)
+         ON CONFLICT (boot_id) DO UPDATE SET last_beat = excluded.last_beat",
+    )
+    .bind(boot.to_string())
+    .bind(node)
+    .bind(at.0)
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// A user's devices, oldest first.
+pub async fn list(readers: &SqlitePool, user: UserId) -> Result<Vec<Device>, sqlx::Error> {
+    let text = format!(
+        "SELECT d.id, d.name, d.type, d.metadata, d.created_at, d.connected_at, {LAST_SEEN} AS last_seen
+         FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
+         WHERE d.user_id = ? AND d.revoked_at IS NULL ORDER BY d.created_at, d.id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(text)).bind(user.to_string()).fetch_all(readers).await?;
+    rows.iter().map(device).collect()
+}
+
+fn device(row: &SqliteRow) -> Result<Device, sqlx::Error> {
+    let metadata: &str = row.try_get("metadata")?;
+    let connected_at: Option<i64> = row.try_get("connected_at")?;
+    Ok(Device {
+        id: DeviceId(uuid(row, "id")?),
+        name: row.try_get("name")?,
+        kind: row.try_get("type")?,
+        metadata: metadata.into(),
+        created_at: time(row, "created_at")?,
+        connected_at: connected_at.map(Timestamp),
+        last_seen: time(row, "last_seen")?,
+    })
+}

@@ -1,0 +1,221 @@
+//! Everything that only reads: snapshots, catch-ups, history, accounts.
+
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{Connection, Row};
+
+use super::sql::{device, json_list, key, seq, state, time, uuid, version};
+use crate::model::{Change, Epoch, LoginId, Seq, SessionKey, Timestamp, UserId};
+use crate::store::{Account, CatchUp, Entry, Selection, Snapshot};
+
+/// Bytes of state after which a catch-up ends and says that there is more.
+const CATCH_UP_BYTES: usize = 1 << 20;
+
+/// Changes of one catch-up.
+const CATCH_UP_CHANGES: i64 = 1_000;
+
+/// One moment of a user's session, in one read transaction.
+pub async fn snapshot(
+    readers: &SqlitePool,
+    epoch: &Epoch,
+    user: UserId,
+    selection: &Selection,
+) -> Result<Option<Snapshot>, sqlx::Error> {
+    let mut connection = readers.acquire().await?;
+    let mut moment = connection.begin().await?;
+    let head = sqlx::query("SELECT seq, pruned_seq FROM users WHERE id = ?")
+        .bind(user.to_string())
+        .fetch_optional(&mut *moment)
+        .await?;
+    let Some(head) = head else { return Ok(None) };
+    let (head, pruned) = (seq(&head, "seq")?, seq(&head, "pruned_seq")?);
+    let since = selection
+        .since
+        .as_ref()
+        .filter(|(seen, since)| seen == epoch && *since <= head && *since >= pruned)
+        .map(|(_, since)| *since);
+    let keys = selection.keys.as_ref().map(json_list);
+    let rows = sqlx::query(
+        "SELECT session_key, version, seq, data, device_id, updated_at FROM sessions
+         WHERE user_id = ?1 AND seq > ?2 AND (?3 OR data IS NOT NULL)
+           AND (?4 IS NULL OR session_key IN (SELECT value FROM json_each(?4)))
+         ORDER BY seq",
+    )
+    .bind(user.to_string())
+    .bind(since.unwrap_or_default().0.cast_signed())
+    .bind(since.is_some())
+    .bind(keys)
+    .fetch_all(&mut *moment)
+    .await?;
+    moment.rollback().await?;
+    let entries = rows.iter().map(entry_of).collect::<Result<_, _>>()?;
+    Ok(Some(Snapshot { epoch: epoch.clone(), seq: head, delta: since.is_some(), entries }))
+}
+
+fn entry_of(row: &SqliteRow) -> Result<Entry, sqlx::Error> {
+    Ok(Entry {
+        key: key(row, "session_key")?,
+        version: version(row, "version")?,
+        seq: seq(row, "seq")?,
+        state: state(row, "data")?,
+        device: device(row, "device_id")?,
+        updated_at: time(row, "updated_at")?,
+    })
+}
+
+/// One entry, tombstones included.
+pub async fn entry(
+    readers: &SqlitePool,
+    user: UserId,
+    key: &SessionKey,
+) -> Result<Option<Entry>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT session_key, version, seq, data, device_id, updated_at FROM sessions WHERE id = ?",
+    )
+    .bind(super::sql::session_id(user, key))
+    .fetch_optional(readers)
+    .await?;
+    row.as_ref().map(entry_of).transpose()
+}
+
+/// What follows `after`: every change where all are kept, else the present
+/// entries above it, which make up for those that are not.
+pub async fn changes_after(readers: &SqlitePool, user: UserId, after: Seq) -> Result<CatchUp, sqlx::Error> {
+    let mut connection = readers.acquire().await?;
+    let mut moment = connection.begin().await?;
+    let head = sqlx::query("SELECT seq FROM users WHERE id = ?")
+        .bind(user.to_string())
+        .fetch_optional(&mut *moment)
+        .await?;
+    let Some(head) = head else {
+        return Ok(CatchUp { changes: Vec::new(), up_to: after, more: false });
+    };
+    let head = seq(&head, "seq")?;
+    let kept = kept_changes(&mut moment, user, after).await?;
+    let unbroken = kept.iter().zip(after.0 + 1..).all(|(change, expected)| change.seq.0 == expected);
+    let catch_up = match kept.last() {
+        Some(last) if unbroken => CatchUp { up_to: last.seq, more: last.seq < head, changes: kept },
+        None if head <= after => CatchUp { changes: kept, up_to: after, more: false },
+        _ => CatchUp { changes: present_entries(&mut moment, user, after).await?, up_to: head, more: false },
+    };
+    moment.rollback().await?;
+    Ok(catch_up)
+}
+
+async fn kept_changes(
+    moment: &mut SqliteConnection,
+    user: UserId,
+    after: Seq,
+) -> Result<Vec<Change>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT seq, session_key, version, data, device_id, at FROM changes
+         WHERE user_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+    )
+    .bind(user.to_string())
+    .bind(after.0.cast_signed())
+    .bind(CATCH_UP_CHANGES)
+    .fetch_all(moment)
+    .await?;
+    let mut changes = Vec::with_capacity(rows.len());
+    let mut bytes = 0;
+    for row in &rows {
+        let change = change_of(row, user, "at")?;
+        bytes += change.state.as_deref().map_or(0, str::len);
+        changes.push(change);
+        if bytes > CATCH_UP_BYTES {
+            break;
+        }
+    }
+    Ok(changes)
+}
+
+async fn present_entries(
+    moment: &mut SqliteConnection,
+    user: UserId,
+    after: Seq,
+) -> Result<Vec<Change>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT seq, session_key, version, data, device_id, updated_at FROM sessions
+         WHERE user_id = ? AND seq > ? ORDER BY seq",
+    )
+    .bind(user.to_string())
+    .bind(after.0.cast_signed())
+    .fetch_all(moment)
+    .await?;
+    rows.iter().map(|row| change_of(row, user, "updated_at")).collect()
+}
+
+fn change_of(row: &SqliteRow, user: UserId, at: &str) -> Result<Change, sqlx::Error> {
+    Ok(Change {
+        user,
+        seq: seq(row, "seq")?,
+        key: key(row, "session_key")?,
+        version: version(row, "version")?,
+        state: state(row, "data")?,
+        device: device(row, "device_id")?,
+        at: time(row, at)?,
+    })
+}
+
+/// The kept versions of a key, newest first.
+pub async fn history(
+    readers: &SqlitePool,
+    user: UserId,
+    key: &SessionKey,
+) -> Result<Vec<Change>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT seq, session_key, version, data, device_id, at FROM changes
+         WHERE user_id = ? AND session_key = ? ORDER BY version DESC LIMIT 200",
+    )
+    .bind(user.to_string())
+    .bind(key.as_str())
+    .fetch_all(readers)
+    .await?;
+    rows.iter().map(|row| change_of(row, user, "at")).collect()
+}
+
+/// The account of an e-mail address.
+pub async fn account(readers: &SqlitePool, email: &str) -> Result<Option<Account>, sqlx::Error> {
+    let row = sqlx::query("SELECT id, email, password_hash, created_at FROM users WHERE email = ?")
+        .bind(email)
+        .fetch_optional(readers)
+        .await?;
+    row.map(|row| {
+        Ok(Account {
+            user: UserId(uuid(&row, "id")?),
+            email: row.try_get("email")?,
+            password_hash: row.try_get("password_hash")?,
+            created_at: time(&row, "created_at")?,
+        })
+    })
+    .transpose()
+}
+
+/// Whether the user exists and the login, if named, is good.
+pub async fn is_authorized(
+    readers: &SqlitePool,
+    user: UserId,
+    login: Option<LoginId>,
+    at: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let mut connection = readers.acquire().await?;
+    authorized(&mut connection, user, login, at).await
+}
+
+/// The same on a connection at hand.
+pub async fn authorized(
+    connection: &mut SqliteConnection,
+    user: UserId,
+    login: Option<LoginId>,
+    at: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let row = match login {
+        None => sqlx::query("SELECT 1 FROM users WHERE id = ?").bind(user.to_string()),
+        Some(login) => sqlx::query(
+            "SELECT 1 FROM logins WHERE id = ? AND user_id = ? AND revoked_at IS NULL AND expires_at > ?",
+        )
+        .bind(login.to_string())
+        .bind(user.to_string())
+        .bind(at.0),
+    };
+    Ok(row.fetch_optional(connection).await?.is_some())
+}

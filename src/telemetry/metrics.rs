@@ -1,0 +1,125 @@
+//! Every metric of a node, resolved once, so that the hot path only counts.
+//!
+//! The doc comment's text is the help text that Prometheus shows. Labels come
+//! from closed sets, never from ids. `docs/METRICS.md` lists the same names; a
+//! test compares the two.
+
+use metrics::{Counter, Gauge, Histogram, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Seconds from commit to socket, and through the backplane.
+const DELIVERY_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Seconds in the store.
+const STORE_BUCKETS: &[f64] =
+    &[0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// Sizes of things that come in batches.
+const COUNT_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+macro_rules! metrics {
+    ($($field:ident: $kind:ident = $name:literal $(, $label:ident = $value:literal)*; $help:literal)+) => {
+        /// The metrics of one node.
+        pub struct Metrics {
+            handle: PrometheusHandle,
+            $(#[doc = $help] pub $field: $kind,)+
+        }
+
+        impl Metrics {
+            /// Every metric's name and help, for the test against the documents.
+            pub const NAMES: &[(&str, &str)] = &[$(($name, $help),)+];
+
+            /// A fresh set, all at zero.
+            pub fn new() -> Self {
+                let recorder = builder().build_recorder();
+                let handle = recorder.handle();
+                metrics::with_local_recorder(&recorder, || {
+                    $(metrics!(@describe $kind $name $help);)+
+                    Self {
+                        handle,
+                        $($field: metrics!(@register $kind $name $(, $label = $value)*),)+
+                    }
+                })
+            }
+        }
+    };
+    (@describe Counter $name:literal $help:literal) => { metrics::describe_counter!($name, Unit::Count, $help) };
+    (@describe Gauge $name:literal $help:literal) => { metrics::describe_gauge!($name, Unit::Count, $help) };
+    (@describe Histogram $name:literal $help:literal) => { metrics::describe_histogram!($name, $help) };
+    (@register Counter $name:literal $(, $label:ident = $value:literal)*) => {
+        { let counter = metrics::counter!($name $(, stringify!($label) => $value)*); counter.increment(0); counter }
+    };
+    (@register Gauge $name:literal $(, $label:ident = $value:literal)*) => {
+        { let gauge = metrics::gauge!($name $(, stringify!($label) => $value)*); gauge.set(0.0); gauge }
+    };
+    (@register Histogram $name:literal $(, $label:ident = $value:literal)*) => {
+        metrics::histogram!($name $(, stringify!($label) => $value)*)
+    };
+}
+
+metrics! {
+    tcp_connections: Gauge = "tandem_tcp_connections"; "Open TCP connections."
+    refused_connections: Counter = "tandem_tcp_connections_over_cap_total"; "TCP connections beyond LIMIT_CONNECTIONS."
+    sockets: Gauge = "tandem_sockets"; "Connected devices."
+    users: Gauge = "tandem_users"; "Users with a device on this node."
+    connects_websocket: Counter = "tandem_connects_total", transport = "websocket"; "Devices that connected, by transport."
+    connects_polling: Counter = "tandem_connects_total", transport = "polling"; "Devices that connected, by transport."
+    disconnects_client: Counter = "tandem_disconnects_total", reason = "client"; "Devices that went away, by reason."
+    disconnects_transport: Counter = "tandem_disconnects_total", reason = "transport"; "Devices that went away, by reason."
+    disconnects_heartbeat: Counter = "tandem_disconnects_total", reason = "heartbeat"; "Devices that went away, by reason."
+    disconnects_slow_consumer: Counter = "tandem_disconnects_total", reason = "slow_consumer"; "Devices that went away, by reason."
+    disconnects_flood: Counter = "tandem_disconnects_total", reason = "flood"; "Devices that went away, by reason."
+    disconnects_server: Counter = "tandem_disconnects_total", reason = "server"; "Devices that went away, by reason."
+    refused_handshakes: Counter = "tandem_refused_connects_total"; "Connects that were refused."
+    restores_full: Counter = "tandem_restores_total", mode = "full"; "Restores sent, by mode."
+    restores_delta: Counter = "tandem_restores_total", mode = "delta"; "Restores sent, by mode."
+    restore_seconds: Histogram = "tandem_restore_seconds"; "Seconds from a device's CONNECT to its session-restored."
+    events_in: Counter = "tandem_events_received_total"; "Events received from devices."
+    events_refused: Counter = "tandem_events_refused_total"; "Events answered with an error."
+    events_rate_limited: Counter = "tandem_events_rate_limited_total"; "Events refused because a device or user sent too many."
+    events_out: Counter = "tandem_events_sent_total"; "Events and answers handed to sockets."
+    outbox_coalesced: Counter = "tandem_outbox_coalesced_total"; "Waiting events replaced by a newer one for a device that fell behind."
+    inbox_full: Counter = "tandem_inbox_full_total"; "Events refused because a socket's inbox was full."
+    delivery_seconds: Histogram = "tandem_delivery_seconds"; "Seconds from a change's commit to its hand-over to the node's sockets."
+    seq_holes: Counter = "tandem_seq_holes_total"; "Changes that arrived before one that precedes them."
+    seq_repairs: Counter = "tandem_seq_repairs_total"; "Catch-ups read from the store to close a hole."
+    commit_seconds: Histogram = "tandem_store_commit_seconds"; "Seconds a batch spent in the store's commit."
+    commit_batch: Histogram = "tandem_store_commit_batch_size"; "Writes in one commit."
+    commit_queue: Gauge = "tandem_store_queue"; "Writes that wait for the next commit."
+    commit_failures: Counter = "tandem_store_commit_failures_total"; "Commits that failed."
+    store_up: Gauge = "tandem_store_up"; "1 while the store answers."
+    writes_applied: Counter = "tandem_session_writes_total", outcome = "applied"; "Session writes, by outcome."
+    writes_merged: Counter = "tandem_session_writes_total", outcome = "merged"; "Session writes, by outcome."
+    writes_duplicate: Counter = "tandem_session_writes_total", outcome = "duplicate"; "Session writes, by outcome."
+    writes_conflict: Counter = "tandem_session_writes_total", outcome = "conflict"; "Session writes, by outcome."
+    writes_refused: Counter = "tandem_session_writes_total", outcome = "refused"; "Session writes, by outcome."
+    logins_ok: Counter = "tandem_logins_total", outcome = "ok"; "Logins, by outcome."
+    logins_failed: Counter = "tandem_logins_total", outcome = "failed"; "Logins, by outcome."
+    logins_throttled: Counter = "tandem_logins_total", outcome = "throttled"; "Logins, by outcome."
+    build_info: Gauge = "tandem_build_info"; "1, with the version as a label."
+}
+
+fn builder() -> PrometheusBuilder {
+    let suffix = |text: &str| Matcher::Suffix(text.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(suffix("delivery_seconds"), DELIVERY_BUCKETS)
+        .and_then(|b| b.set_buckets_for_metric(suffix("restore_seconds"), DELIVERY_BUCKETS))
+        .and_then(|b| b.set_buckets_for_metric(suffix("commit_seconds"), STORE_BUCKETS))
+        .and_then(|b| b.set_buckets_for_metric(suffix("batch_size"), COUNT_BUCKETS))
+        .expect("the bucket lists are not empty")
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// The text that Prometheus scrapes.
+    pub fn render(&self) -> String {
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
