@@ -23,15 +23,15 @@ use tower::{Service, ServiceExt};
 use crate::auth::password::Hasher;
 use crate::auth::token::Tokens;
 use crate::auth::{self, AuthService};
-use crate::config::{Config, Database, Secret};
+use crate::config::Config;
 use crate::devices::DeviceService;
 use crate::drain::Tasks;
 use crate::failure::{Code, Failure};
 use crate::health::Health;
 use crate::hub::{self, Ending, Hub};
-use crate::model::{BootId, Clock};
+use crate::model::{BootId, Clock, Secret};
 use crate::socket::engine::{PATH, SocketService};
-use crate::store::{self, Bounds, Command, Retention, Store, Writer};
+use crate::store::{self, Bounds, Command, Database, Retention, Store, Writer};
 use crate::sync::SyncEngine;
 use crate::telemetry::metrics::Metrics;
 use crate::{http as rest, merge, net, socket};
@@ -70,6 +70,7 @@ pub struct Running {
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     let tasks = Tasks::default();
     let metrics = Arc::new(Metrics::new());
+    metrics.build_info.set(1.0);
     let boot = BootId::fresh();
     let mut warnings = warnings(&config);
     let secret = secret(&config, &mut warnings)?;

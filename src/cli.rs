@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use tandem::app::Running;
-use tandem::config::{Config, Database, Mistakes, SETTINGS, Sources};
+use tandem::config::{Config, Mistakes, SETTINGS, Sources};
+use tandem::store::Database;
 
 /// The exit code for a configuration that cannot work.
 const EXIT_CONFIG: u8 = 2;

@@ -9,9 +9,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, deco
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
-use crate::config::Secret;
 use crate::failure::{Code, Failure, Outcome};
-use crate::model::{LoginId, Timestamp, UserId};
+use crate::model::{LoginId, Secret, Timestamp, UserId};
 
 /// The type of our access tokens, so that no other token of ours passes for one.
 const TYPE: &str = "tandem+jwt";

@@ -9,11 +9,16 @@ mod settings;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 pub use settings::{SETTINGS, Setting};
+
+use crate::model::Secret;
+use crate::net::network::Network;
+use crate::store::Database;
+use crate::telemetry::LogFormat;
 
 /// Secrets found in tutorials and samples; whoever signs with one of them signs
 /// with a key that everybody knows.
@@ -29,51 +34,6 @@ const WELL_KNOWN_SECRETS: &[&str] = &[
 
 /// Bytes an HS256 key has at least (RFC 7518, section 3.2).
 const SECRET_BYTES_MIN: usize = 32;
-
-/// A value that must not show in any log or error.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps `value`.
-    pub fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value itself, for the code that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
-
-/// Where durable records live.
-#[derive(Clone, Debug)]
-pub enum Database {
-    /// An embedded SQLite file.
-    Sqlite {
-        /// The file; its folder is made at start.
-        path: PathBuf,
-        /// `synchronous=FULL`: an acked write survives a power cut.
-        full_sync: bool,
-    },
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For eyes.
-    Text,
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-}
 
 /// Bounds on what clients may send and keep; see `docs/CONFIGURATION.md`.
 #[derive(Clone, Debug)]
@@ -122,45 +82,6 @@ pub struct Config {
     pub limits: Limits,
     pub log: String,
     pub log_format: LogFormat,
-}
-
-/// An address or a network in CIDR form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    base: IpAddr,
-    bits: u8,
-}
-
-impl Network {
-    /// Whether `address` lies in it.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.base, address.to_canonical()) {
-            (IpAddr::V4(base), IpAddr::V4(address)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
-                u32::from(base) & mask == u32::from(address) & mask
-            }
-            (IpAddr::V6(base), IpAddr::V6(address)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
-                u128::from(base) & mask == u128::from(address) & mask
-            }
-            _ => false,
-        }
-    }
-}
-
-impl FromStr for Network {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (base, bits) = match text.split_once('/') {
-            Some((base, bits)) => (base, Some(bits.parse().map_err(drop)?)),
-            None => (text, None),
-        };
-        let base: IpAddr = base.parse().map_err(drop)?;
-        let widest = if base.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(widest);
-        (bits <= widest).then_some(Self { base, bits }).ok_or(())
-    }
 }
 
 /// What is wrong with the configuration: a line for each mistake.
@@ -375,7 +296,7 @@ impl Reader<'_> {
     }
 
     fn secret(&self, name: &str) -> Option<Secret> {
-        self.sources.get(name).map(|text| Secret(text.to_owned()))
+        self.sources.get(name).map(|text| Secret::new(text.to_owned()))
     }
 
     fn node_id(&mut self) -> String {
@@ -410,7 +331,7 @@ impl Reader<'_> {
             "rediss-cluster://",
         ];
         self.optional("REDIS_URL", "redis://HOST[:PORT] or one of its kin", |text| {
-            SCHEMES.iter().any(|scheme| text.starts_with(scheme)).then(|| Secret(text.to_owned()))
+            SCHEMES.iter().any(|scheme| text.starts_with(scheme)).then(|| Secret::new(text.to_owned()))
         })
     }
 
@@ -425,11 +346,11 @@ impl Reader<'_> {
             [("JWT_SECRET", &config.jwt_secret), ("JWT_SECRET_PREVIOUS", &config.jwt_secret_previous)]
         {
             let Some(secret) = secret else { continue };
-            if WELL_KNOWN_SECRETS.iter().any(|known| secret.0.eq_ignore_ascii_case(known)) {
+            if WELL_KNOWN_SECRETS.iter().any(|known| secret.expose().eq_ignore_ascii_case(known)) {
                 self.mistakes.push(format!("{name}: is a well-known sample value; make your own"));
-            } else if secret.0.len() < SECRET_BYTES_MIN {
+            } else if secret.expose().len() < SECRET_BYTES_MIN {
                 self.mistakes.push(format!("{name}: needs at least {SECRET_BYTES_MIN} bytes"));
-            } else if secret.0.bytes().all(|byte| Some(byte) == secret.0.bytes().next()) {
+            } else if secret.expose().bytes().all(|byte| Some(byte) == secret.expose().bytes().next()) {
                 self.mistakes.push(format!("{name}: is one character over and over; make a random one"));
             }
         }

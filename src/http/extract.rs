@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 use super::error::Refused;
 use super::{Services, Settings};
 use crate::auth::{AuthService, Identity};
-use crate::config::Network;
 use crate::failure::{Code, Failure, Outcome};
 use crate::net::Peer;
+use crate::net::network::Network;
 
 /// A body must have arrived by then.
 const BODY_DEADLINE: Duration = Duration::from_secs(20);

@@ -18,10 +18,10 @@ use axum::extract::FromRef;
 use axum::routing::{get, post};
 
 use crate::auth::AuthService;
-use crate::config::Network;
 use crate::devices::DeviceService;
 use crate::drain::Tasks;
 use crate::health::Health;
+use crate::net::network::Network;
 use crate::sync::SyncEngine;
 use crate::telemetry::metrics::Metrics;
 

@@ -165,16 +165,21 @@ impl Hub {
     pub fn join(&self, user: UserId, member: Member) -> Result<Joined, TooManySockets> {
         let mut member = Some(member);
         loop {
-            let room = self.0.rooms.entry(user).or_insert_with(|| {
-                self.0.metrics.users.increment(1);
-                Arc::new(Room::new(user))
-            });
-            let room = room.value().clone();
             // A room that was removed meanwhile takes nobody in.
-            if let Some(joined) = room.join(&mut member, self.0.sockets_per_user) {
+            if let Some(joined) = self.room_for(user).join(&mut member, self.0.sockets_per_user) {
                 return joined;
             }
         }
+    }
+
+    /// The user's room, made if need be. The map is not locked any more when it
+    /// is used: what happens in a room may come back to the hub.
+    fn room_for(&self, user: UserId) -> Arc<Room> {
+        let made = || {
+            self.0.metrics.users.increment(1);
+            Arc::new(Room::new(user))
+        };
+        Arc::clone(self.0.rooms.entry(user).or_insert_with(made).value())
     }
 
     /// Opens a joined device: `restored` goes out first and holds everything up

@@ -17,7 +17,7 @@ fn at_five<'a>(
 }
 
 fn free<'a>(state: Option<&'a str>, change: Change<'a>) -> Result<Outcome<'a>, Refusal> {
-    at_five(state, None, change, None, OnConflict::Reject)
+    at_five(state, None, change, None, Reject)
 }
 
 fn result(state: &str, merged: bool, differs: bool) -> Result<Outcome<'_>, Refusal> {

@@ -6,6 +6,7 @@
 //! cap on connections, and a [`Guarded`] stream below hyper.
 
 pub mod link;
+pub mod network;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

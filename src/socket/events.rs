@@ -27,6 +27,9 @@ const PENDING_MAX: usize = 256;
 /// Devices that one event may name.
 const TARGETS_MAX: usize = 200;
 
+/// Bytes of a realtime event's type, quotes included.
+const TYPE_BYTES_MAX: usize = 1_024;
+
 /// Bytes of a coalesce key.
 const COALESCE_BYTES_MAX: usize = 128;
 
@@ -257,11 +260,11 @@ struct RealtimePayload<'a> {
 fn realtime(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
     let event: RealtimePayload<'_> = fields::object(payload)?;
     let kind = fields::required(event.kind, "type")?;
-    if !kind.get().starts_with('"') {
-        return Err(Failure::field("type", "type must be a string."));
+    if !kind.get().starts_with('"') || kind.get().len() > TYPE_BYTES_MAX {
+        return Err(Failure::field("type", "type must be a string of at most 1 KiB."));
     }
     let payload = event.payload.map_or("null", RawValue::get);
-    if payload.len() + kind.get().len() > session.services.settings.realtime_bytes {
+    if payload.len() > session.services.settings.realtime_bytes {
         return Err(
             Failure::new(Code::TooLarge, "The payload is too large.").with("limit", "LIMIT_REALTIME_BYTES")
         );

@@ -10,12 +10,12 @@ pub mod batch;
 mod sqlite;
 pub mod writer;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::config::Database;
 use crate::failure::{Code, Failure};
 use crate::merge;
 use crate::model::{
@@ -36,6 +36,18 @@ pub struct Bounds {
     pub bytes_per_user: u64,
     /// Devices a user; beyond it the longest offline is dropped.
     pub devices_per_user: u32,
+}
+
+/// Where durable records live.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// An embedded SQLite file.
+    Sqlite {
+        /// The file; its folder is made at start.
+        path: PathBuf,
+        /// `synchronous=FULL`: an acked write survives a power cut.
+        full_sync: bool,
+    },
 }
 
 /// Opens the database, makes or updates its schema and reads its epoch.

@@ -19,7 +19,7 @@ const STORE_BUCKETS: &[f64] =
 const COUNT_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 macro_rules! metrics {
-    ($($field:ident: $kind:ident = $name:literal $(, $label:ident = $value:literal)*; $help:literal)+) => {
+    ($($field:ident: $kind:ident = $name:literal $(, $label:ident = $value:expr)*; $help:literal)+) => {
         /// The metrics of one node.
         pub struct Metrics {
             handle: PrometheusHandle,
@@ -47,13 +47,13 @@ macro_rules! metrics {
     (@describe Counter $name:literal $help:literal) => { metrics::describe_counter!($name, Unit::Count, $help) };
     (@describe Gauge $name:literal $help:literal) => { metrics::describe_gauge!($name, Unit::Count, $help) };
     (@describe Histogram $name:literal $help:literal) => { metrics::describe_histogram!($name, $help) };
-    (@register Counter $name:literal $(, $label:ident = $value:literal)*) => {
+    (@register Counter $name:literal $(, $label:ident = $value:expr)*) => {
         { let counter = metrics::counter!($name $(, stringify!($label) => $value)*); counter.increment(0); counter }
     };
-    (@register Gauge $name:literal $(, $label:ident = $value:literal)*) => {
+    (@register Gauge $name:literal $(, $label:ident = $value:expr)*) => {
         { let gauge = metrics::gauge!($name $(, stringify!($label) => $value)*); gauge.set(0.0); gauge }
     };
-    (@register Histogram $name:literal $(, $label:ident = $value:literal)*) => {
+    (@register Histogram $name:literal $(, $label:ident = $value:expr)*) => {
         metrics::histogram!($name $(, stringify!($label) => $value)*)
     };
 }
@@ -97,7 +97,7 @@ metrics! {
     logins_ok: Counter = "tandem_logins_total", outcome = "ok"; "Logins, by outcome."
     logins_failed: Counter = "tandem_logins_total", outcome = "failed"; "Logins, by outcome."
     logins_throttled: Counter = "tandem_logins_total", outcome = "throttled"; "Logins, by outcome."
-    build_info: Gauge = "tandem_build_info"; "1, with the version as a label."
+    build_info: Gauge = "tandem_build_info", version = env!("CARGO_PKG_VERSION"); "1, with the version as a label."
 }
 
 fn builder() -> PrometheusBuilder {

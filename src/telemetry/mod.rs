@@ -6,7 +6,16 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For eyes.
+    Text,
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+}
 
 /// Sends this process's log lines to standard error: readable ones to a
 /// terminal, JSON lines elsewhere, unless `format` decides.
