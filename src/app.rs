@@ -23,6 +23,7 @@ use tower::{Service, ServiceExt};
 use crate::auth::password::Hasher;
 use crate::auth::token::Tokens;
 use crate::auth::{self, AuthService};
+use crate::backplane::{self, Backplane, Joined, Observed};
 use crate::config::Config;
 use crate::devices::DeviceService;
 use crate::drain::Tasks;
@@ -45,6 +46,9 @@ const BEAT_EVERY: Duration = Duration::from_secs(2);
 /// How often old records are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
+/// How often the backplane's counters are copied into the metrics.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
 /// What shutting down may take beyond the drain itself.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -58,6 +62,7 @@ pub struct Running {
     pub warnings: Vec<String>,
     hub: Hub,
     store: Arc<dyn Store>,
+    backplane: Arc<dyn Backplane>,
     tasks: Tasks,
     drain: Duration,
     drain_lag: Duration,
@@ -77,16 +82,23 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = store::open(&config.database, bounds(&config)).await?;
     let (committed, committed_rx) = mpsc::channel(COMMITTED_BATCHES);
     let writer = Writer::start(store.clone(), committed, &tasks, metrics.clone());
-    let hub = Hub::new(
-        store.clone(),
-        tasks.clone(),
-        metrics.clone(),
-        config.disconnect_grace,
-        config.limits.sockets_per_user,
-    );
+    let joined = join_backplane(&config, &tasks, metrics.clone()).await?;
+    let clustered = config.redis_url.is_some();
+    let hub = Hub::new(hub::Parts {
+        store: store.clone(),
+        backplane: joined.backplane.clone(),
+        clustered,
+        tasks: tasks.clone(),
+        metrics: metrics.clone(),
+        grace: config.disconnect_grace,
+        sockets_per_user: config.limits.sockets_per_user,
+    });
+    tasks.spawn(hub::listen(hub.clone(), joined.inbound));
+    tasks.spawn(hub::ask_regularly(hub.clone()));
     tasks.spawn(hub::relay(hub.clone(), committed_rx));
 
-    let health = Arc::new(Health::new(config.node_id.clone()));
+    let backplane = clustered.then(|| joined.backplane.clone());
+    let health = Arc::new(Health::new(config.node_id.clone(), backplane.clone()));
     tasks.spawn(health.clone().watch(store.clone(), tasks.clone(), metrics.clone()));
     beat(&writer, boot, &config.node_id).await?;
     tasks.spawn(beats(writer.clone(), boot, config.node_id.clone(), tasks.clone()));
@@ -156,6 +168,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         warnings,
         hub,
         store,
+        backplane: joined.backplane,
         tasks,
         drain: config.drain,
         drain_lag: config.drain_lag,
@@ -171,6 +184,7 @@ impl Running {
         self.tasks.refuse_sockets();
         self.close_sockets().await;
         self.tasks.close_listeners();
+        self.backplane.leave().await;
         self.tasks.end();
         if tokio::time::timeout(END_WITHIN, self.tasks.ended()).await.is_err() {
             tracing::warn!("some tasks did not end in time");
@@ -186,6 +200,35 @@ impl Running {
             tokio::time::sleep(step).await;
         }
     }
+}
+
+/// The other nodes, if there can be any. What is counted is copied into the
+/// metrics every second.
+async fn join_backplane(config: &Config, tasks: &Tasks, metrics: Arc<Metrics>) -> anyhow::Result<Joined> {
+    let rtt = metrics.backplane_rtt.clone();
+    let observed = Arc::new(Observed::with_probe_rtt(move |elapsed| rtt.record(elapsed)));
+    let (tracker, stop) = tasks.parts();
+    let settings = backplane::Settings {
+        node_id: config.node_id.clone(),
+        timing: backplane::Timing::default(),
+        limits: backplane::InboundLimits::default(),
+        observed: observed.clone(),
+        tasks: tracker,
+        stop,
+    };
+    let url = config.redis_url.as_ref().map(Secret::expose);
+    let joined = backplane::open(url, settings).await?;
+    let tasks_end = tasks.clone();
+    tasks.spawn(async move {
+        let mut ticks = tokio::time::interval(COUNT_EVERY);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => metrics.take_from_backplane(&observed),
+                () = tasks_end.ending() => return,
+            }
+        }
+    });
+    Ok(joined)
 }
 
 fn bounds(config: &Config) -> Bounds {

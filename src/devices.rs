@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -122,10 +123,10 @@ impl DeviceService {
         info: DeviceInfo,
         connection: ConnectionId,
     ) -> Outcome<Connected> {
-        if claimed.is_none() {
-            self.let_go_of_dead_twins(identity.user, &info).await;
-        }
-        let online = self.hub.members(identity.user).iter().map(|member| member.device).collect();
+        let online = match claimed {
+            Some(_) => Vec::new(),
+            None => self.online_for_resume(identity.user, &info).await?,
+        };
         let now = Clock::now();
         let connected = self
             .writer
@@ -150,17 +151,48 @@ impl DeviceService {
         })
     }
 
-    /// Whoever comes back without naming itself may be the device that still
-    /// seems connected: if that one does not answer, it goes.
-    async fn let_go_of_dead_twins(&self, user: UserId, info: &DeviceInfo) {
+    /// The user's devices that are online and stay so. Whoever comes back without
+    /// naming itself may be one that only seems connected: those with the same
+    /// info are asked, here and on other nodes, and let go if they do not answer.
+    async fn online_for_resume(&self, user: UserId, info: &DeviceInfo) -> Outcome<Vec<DeviceId>> {
         let members = self.hub.members(user);
-        let twins = members.iter().filter(|member| member.info.fingerprint == info.fingerprint);
-        let asked = twins.map(|member| async move { (member, member.recipient.probe().await) });
-        for (member, alive) in futures_util::future::join_all(asked).await {
-            if !alive {
+        let (twins, others): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| member.info.fingerprint == info.fingerprint);
+        let mut online: Vec<_> = others.iter().map(|member| member.device).collect();
+        let asked = twins.into_iter().map(|member| async move { (member, member.recipient.probe().await) });
+        for (member, alive) in join_all(asked).await {
+            if alive {
+                online.push(member.device);
+            } else {
                 self.let_go(user, member).await;
             }
         }
+        let here: Vec<_> = members.iter().map(|member| member.device).collect();
+        online.extend(self.online_elsewhere(user, info, &here).await?);
+        Ok(online)
+    }
+
+    async fn online_elsewhere(
+        &self,
+        user: UserId,
+        info: &DeviceInfo,
+        here: &[DeviceId],
+    ) -> Outcome<Vec<DeviceId>> {
+        let own = self.hub.node_life();
+        let mut rows = self.hub.roster(user).await.rows;
+        rows.retain(|(device, row)| row.node != own && !here.contains(device));
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let devices = self.store.devices(user).await?;
+        let is_twin = |id: DeviceId| {
+            devices.iter().any(|device| device.id == id && device.fingerprint == info.fingerprint)
+        };
+        let asked = rows.iter().map(|(device, row)| async move {
+            let stays = !is_twin(*device) || self.hub.answers_elsewhere(user, *device, row).await;
+            stays.then_some(*device)
+        });
+        Ok(join_all(asked).await.into_iter().flatten().collect())
     }
 
     async fn let_go(&self, user: UserId, member: &Member) {
@@ -198,22 +230,37 @@ impl DeviceService {
     pub async fn list(&self, user: UserId) -> Outcome<String> {
         let devices = self.store.devices(user).await?;
         let members = self.hub.members(user);
+        let roster = self.hub.roster(user).await;
+        let online = |device: DeviceId| {
+            let here =
+                members.iter().find(|member| member.device == device).map(|member| member.connected_at);
+            here.or_else(|| {
+                let row = roster.rows.iter().find(|(id, _)| *id == device);
+                row.map(|(_, row)| Timestamp(row.since_ms))
+            })
+        };
         let now = Clock::now();
-        let listed: Vec<_> = devices.into_iter().map(|device| listed(device, &members, now)).collect();
+        let listed: Vec<_> = devices
+            .into_iter()
+            .map(|device| {
+                let since = online(device.id);
+                listed(device, since, now)
+            })
+            .collect();
         Ok(crate::wire::json(&listed))
     }
 }
 
-fn listed(device: Device, members: &[Arc<Member>], now: Timestamp) -> Listed {
-    let online = members.iter().find(|member| member.device == device.id);
+/// `online_since`: when its present connection began.
+fn listed(device: Device, online_since: Option<Timestamp>, now: Timestamp) -> Listed {
     let metadata = RawValue::from_string((*device.metadata).into());
     Listed {
         id: device.id,
         name: device.name,
         kind: device.kind,
-        online: online.is_some(),
-        connected_at: online.map(|member| member.connected_at).or(device.connected_at),
-        last_seen: if online.is_some() { now } else { device.last_seen },
+        online: online_since.is_some(),
+        connected_at: online_since.or(device.connected_at),
+        last_seen: if online_since.is_some() { now } else { device.last_seen },
         created_at: device.created_at,
         metadata: metadata.unwrap_or_else(|_| RawValue::NULL.to_owned()),
     }

@@ -69,6 +69,12 @@ impl Tasks {
         self.tracker.close();
     }
 
+    /// The tracker itself and a token that ends with the tasks, for parts that
+    /// spawn by themselves.
+    pub fn parts(&self) -> (TaskTracker, CancellationToken) {
+        (self.tracker.clone(), self.running.clone())
+    }
+
     /// Resolves when tasks should end.
     pub async fn ending(&self) {
         self.running.cancelled().await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::backplane::Backplane;
 use crate::drain::Tasks;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -21,6 +22,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub struct Health {
     node: String,
     started: Instant,
+    backplane: Option<Arc<dyn Backplane>>,
     store_ok: AtomicBool,
     /// Milliseconds after `started` when the store last answered.
     store_seen_ms: AtomicU64,
@@ -39,9 +41,10 @@ pub struct Report {
 
 impl Health {
     /// The health of the node named `node`, whose store has just been opened.
-    pub fn new(node: String) -> Self {
+    /// `backplane`: nothing for a node that is alone.
+    pub fn new(node: String, backplane: Option<Arc<dyn Backplane>>) -> Self {
         let store_ok = AtomicBool::new(true);
-        Self { node, started: Instant::now(), store_ok, store_seen_ms: AtomicU64::new(0) }
+        Self { node, started: Instant::now(), backplane, store_ok, store_seen_ms: AtomicU64::new(0) }
     }
 
     /// Asks the store regularly until the process ends.
@@ -61,6 +64,8 @@ impl Health {
                 tracing::warn!(ok, "the store changed its state");
             }
             metrics.store_up.set(if ok { 1.0 } else { 0.0 });
+            let backplane_up = self.backplane.as_ref().is_none_or(|backplane| backplane.is_up());
+            metrics.backplane_up.set(if backplane_up { 1.0 } else { 0.0 });
         }
     }
 
@@ -72,12 +77,17 @@ impl Health {
     pub fn report(&self) -> Report {
         let store_ok = self.store_ok.load(Ordering::Relaxed);
         let away_ms = self.elapsed_ms().saturating_sub(self.store_seen_ms.load(Ordering::Relaxed));
+        let backplane = match &self.backplane {
+            None => "none",
+            Some(backplane) if backplane.is_up() => "ok",
+            Some(_) => "unavailable",
+        };
         Report {
             node: self.node.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             store: if store_ok { "ok" } else { "unavailable" },
-            backplane: "none",
-            is_degraded: !store_ok,
+            backplane,
+            is_degraded: !store_ok || backplane == "unavailable",
             store_is_lost: !store_ok && u128::from(away_ms) >= LOST_AFTER.as_millis(),
         }
     }

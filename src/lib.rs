@@ -13,6 +13,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod backplane;
 pub mod config;
 pub mod devices;
 pub mod drain;

@@ -242,6 +242,8 @@ pub struct Device {
     pub kind: String,
     /// What else it said of itself, a JSON object.
     pub metadata: JsonText,
+    /// Of what it last said of itself.
+    pub fingerprint: u64,
     /// When it was first seen.
     pub created_at: Timestamp,
     /// Start of its latest connection.

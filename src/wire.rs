@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::model::{Change, ConnectionId, DeviceId, DeviceInfo, Timestamp};
+use crate::model::{Change, ConnectionId, DeviceId, Timestamp};
 
 /// An encoded packet. Clones share one buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,8 +145,8 @@ pub fn realtime_body(kind: &str, payload: &str, source: DeviceId) -> String {
 }
 
 /// The body of `device-connected`.
-pub fn device_connected_body(device: DeviceId, info: &DeviceInfo, at: Timestamp) -> String {
-    format!("{{\"deviceId\":\"{device}\",\"deviceInfo\":{},\"connectedAt\":\"{at}\"}}", info.json)
+pub fn device_connected_body(device: DeviceId, info_json: &str, at: Timestamp) -> String {
+    format!("{{\"deviceId\":\"{device}\",\"deviceInfo\":{info_json},\"connectedAt\":\"{at}\"}}")
 }
 
 /// The body of `device-disconnected`.

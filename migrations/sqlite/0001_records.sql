@@ -31,7 +31,8 @@ CREATE TABLE nodes (
     last_beat INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- connection_id fences: only the connection that a row names may close it.
+-- connection_id fences: only the connection that a row names may close it; fence
+-- counts a device's connections, so that of two the later one is known.
 -- disconnected_at is null while connected.
 CREATE TABLE devices (
     id              TEXT PRIMARY KEY,
@@ -43,6 +44,7 @@ CREATE TABLE devices (
     created_at      INTEGER NOT NULL,
     fingerprint     INTEGER NOT NULL,
     connection_id   TEXT,
+    fence           INTEGER NOT NULL DEFAULT 0,
     boot_id         TEXT,
     login_id        TEXT,
     connected_at    INTEGER,
@@ -78,8 +80,10 @@ CREATE TABLE sessions (
 );
 CREATE UNIQUE INDEX sessions_by_seq ON sessions (user_id, seq);
 
--- Every change, for repair, history and three-way merge.
+-- Every change, for repair, history and three-way merge. id only grows: it tells
+-- other processes on this file what is new.
 CREATE TABLE changes (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
     user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     seq         INTEGER NOT NULL,
     session_key TEXT NOT NULL,

@@ -5,6 +5,8 @@
 //! hole waits [`HOLE_WAIT`] and is then read from the store. The hub knows
 //! devices as [`Recipient`]s and nothing of sockets.
 
+mod ask;
+mod cluster;
 mod room;
 
 use std::sync::Arc;
@@ -12,7 +14,10 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+use uuid::Uuid;
 
+use crate::backplane::Backplane;
 use crate::drain::Tasks;
 use crate::model::{Change, ConnectionId, DeviceId, Seq, Timestamp, UserId};
 use crate::store::Store;
@@ -20,6 +25,8 @@ use crate::store::writer::Committed;
 use crate::telemetry::metrics::Metrics;
 use crate::wire::{self, Frame};
 
+pub use ask::ask_regularly;
+pub use cluster::{Arrival, DirectMessage, listen};
 pub use room::Member;
 use room::{Accepted, Room};
 
@@ -143,18 +150,43 @@ struct Inner {
     metrics: Arc<Metrics>,
     grace: Duration,
     sockets_per_user: usize,
+    backplane: Arc<dyn Backplane>,
+    clustered: bool,
+    /// Questions to other nodes that wait for their answer.
+    pongs: DashMap<Uuid, oneshot::Sender<bool>>,
+    /// Messages that wait for word from their device's node.
+    confirmations: DashMap<String, oneshot::Sender<()>>,
+}
+
+/// What a hub stands on.
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub backplane: Arc<dyn Backplane>,
+    /// Other nodes can be there.
+    pub clustered: bool,
+    pub tasks: Tasks,
+    pub metrics: Arc<Metrics>,
+    /// The wait before a lost device is announced.
+    pub grace: Duration,
+    pub sockets_per_user: usize,
 }
 
 impl Hub {
-    /// An empty hub. `grace` is the wait before a lost device is announced.
-    pub fn new(
-        store: Arc<dyn Store>,
-        tasks: Tasks,
-        metrics: Arc<Metrics>,
-        grace: Duration,
-        sockets_per_user: usize,
-    ) -> Self {
-        Self(Arc::new(Inner { rooms: DashMap::new(), store, tasks, metrics, grace, sockets_per_user }))
+    /// An empty hub.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            rooms: DashMap::new(),
+            store: parts.store,
+            tasks: parts.tasks,
+            metrics: parts.metrics,
+            grace: parts.grace,
+            sockets_per_user: parts.sockets_per_user,
+            backplane: parts.backplane,
+            clustered: parts.clustered,
+            pongs: DashMap::new(),
+            confirmations: DashMap::new(),
+        }))
     }
 
     /// Adds a device; what happens from now on is held back for it until
@@ -198,27 +230,34 @@ impl Hub {
         if !room.remove(left.connection, left.device) {
             return;
         }
-        if left.gone == Gone::ClientDisconnect || self.0.grace.is_zero() {
-            self.announce_gone(&room, left);
-            return;
-        }
+        let at_once = left.gone == Gone::ClientDisconnect || self.0.grace.is_zero();
         let hub = self.clone();
         self.0.tasks.spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep(hub.0.grace) => {}
-                () = hub.0.tasks.ending() => {}
+            if !at_once {
+                tokio::select! {
+                    () = tokio::time::sleep(hub.0.grace) => {}
+                    () = hub.0.tasks.ending() => {}
+                }
             }
-            hub.announce_gone(&room, left);
+            hub.announce_gone(&room, &left).await;
         });
     }
 
-    fn announce_gone(&self, room: &Arc<Room>, left: Departure) {
-        if room.is_still_gone(left.device, left.connection) {
+    async fn announce_gone(&self, room: &Arc<Room>, left: &Departure) {
+        if room.is_still_gone(left.device, left.connection) && self.is_gone_everywhere(left).await {
             let body = wire::device_disconnected_body(left.device, left.gone.as_str(), left.at);
             room.tell_all(&wire::event("device-disconnected", &body), None);
+            self.publish_departure(left);
         }
         if room.close_if_empty() {
-            let removed = self.0.rooms.remove_if(&room.user, |_, present| Arc::ptr_eq(present, room));
+            let removed = self.0.rooms.remove_if(&room.user, |user, present| {
+                let is_ours = Arc::ptr_eq(present, room);
+                if is_ours {
+                    // Under the map's lock, so that it comes before the next room's subscription.
+                    self.0.backplane.unsubscribe(*user);
+                }
+                is_ours
+            });
             if removed.is_some() {
                 self.0.metrics.users.decrement(1);
             }
@@ -229,6 +268,9 @@ impl Hub {
     pub fn committed(&self, committed: &Committed) {
         for change in &committed.changes {
             self.change(change.clone());
+            if self.is_clustered() {
+                self.publish_change(change);
+            }
         }
         self.0.metrics.delivery_seconds.record(committed.at.elapsed());
     }
@@ -240,7 +282,8 @@ impl Hub {
         self.repair_after(room, accepted);
     }
 
-    /// Gives what is missing a moment to arrive, then repairs.
+    /// Gives what is missing a moment to arrive, then repairs. Without a
+    /// backplane nothing else will arrive.
     fn repair_after(&self, room: Arc<Room>, accepted: Accepted) {
         if accepted == Accepted::Settled {
             return;
@@ -248,9 +291,28 @@ impl Hub {
         self.0.metrics.seq_holes.increment(1);
         let hub = self.clone();
         self.0.tasks.spawn(async move {
-            tokio::time::sleep(HOLE_WAIT).await;
+            if !hub.is_clustered() || hub.0.backplane.is_up() {
+                tokio::time::sleep(HOLE_WAIT).await;
+            }
             hub.repair(&room).await;
         });
+    }
+
+    /// The user may have missed something: reads what follows.
+    fn look_into_store(&self, user: UserId) {
+        self.look_into_store_below(user, Seq(u64::MAX));
+    }
+
+    /// The same where the hub is known to be behind `head`.
+    fn look_into_store_below(&self, user: UserId, head: Seq) {
+        let Some(room) = self.room(user) else { return };
+        let accepted = room.look_up_to(head);
+        self.repair_after(room, accepted);
+    }
+
+    fn look_into_store_for_all(&self) {
+        let users: Vec<_> = self.0.rooms.iter().map(|room| *room.key()).collect();
+        users.into_iter().for_each(|user| self.look_into_store(user));
     }
 
     /// Reads from the store what did not arrive. One at a time for each room.
@@ -266,6 +328,13 @@ impl Hub {
 
     /// Sends an event to the user's other devices, or to those in `to`.
     pub fn realtime(&self, user: UserId, source: DeviceId, to: Option<&[DeviceId]>, item: &Item) {
+        self.relay_here(user, source, to, item);
+        if self.is_clustered() {
+            self.publish_realtime(user, source, to, item);
+        }
+    }
+
+    fn relay_here(&self, user: UserId, source: DeviceId, to: Option<&[DeviceId]>, item: &Item) {
         if let Some(room) = self.room(user) {
             room.relay(source, to, item);
         }

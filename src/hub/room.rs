@@ -52,6 +52,8 @@ struct State {
     cursor: Option<Seq>,
     /// Arrived ahead of their turn.
     waiting: BTreeMap<Seq, Arc<Change>>,
+    /// The store has been said to be at least here.
+    look_to: Seq,
     repairing: bool,
     /// Devices whose going has not been announced yet.
     leaving: HashMap<DeviceId, ConnectionId>,
@@ -160,14 +162,25 @@ impl Room {
     /// Where a repair must read from; nothing when the hole is closed.
     pub fn needs_after(&self) -> Option<Seq> {
         let mut state = self.lock();
-        let after = state.cursor.filter(|_| !state.waiting.is_empty() && !state.members.is_empty());
+        let after = state.cursor.filter(|_| state.is_behind() && !state.members.is_empty());
         state.repairing = after.is_some();
         after
+    }
+
+    /// The store is, or may be, as far as `head`.
+    pub fn look_up_to(&self, head: Seq) -> Accepted {
+        let mut state = self.lock();
+        state.look_to = state.look_to.max(head);
+        state.hole()
     }
 
     /// Delivers what the store had.
     pub fn catch_up(&self, catch_up: CatchUp) {
         let mut state = self.lock();
+        if !catch_up.more {
+            // That is all there is for now, whatever was said.
+            state.look_to = Seq(0);
+        }
         for change in catch_up.changes {
             if state.cursor.is_some_and(|cursor| change.seq > cursor) {
                 state.deliver(&Arc::new(change));
@@ -214,9 +227,13 @@ impl Room {
 }
 
 impl State {
+    fn is_behind(&self) -> bool {
+        !self.waiting.is_empty() || self.cursor.is_some_and(|cursor| self.look_to > cursor)
+    }
+
     /// Whether somebody must repair now: there is a hole and nobody does yet.
     fn hole(&mut self) -> Accepted {
-        if self.waiting.is_empty() || std::mem::replace(&mut self.repairing, true) {
+        if !self.is_behind() || self.cursor.is_none() || std::mem::replace(&mut self.repairing, true) {
             Accepted::Settled
         } else {
             Accepted::Hole

@@ -16,7 +16,7 @@ use super::session::{Session, Who};
 use super::{events, fields};
 use crate::devices;
 use crate::failure::{Code, Failure, Outcome};
-use crate::hub::Member;
+use crate::hub::{Arrival, Member};
 use crate::model::{Clock, ConnectionId, DeviceId};
 use crate::store::{Selection, Snapshot};
 use crate::sync::restore;
@@ -94,12 +94,18 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     if !session.become_device(who) {
         return Ok(());
     }
+    services.hub.subscribe(who.user).await;
     restore(session, who, &selection).await?;
     count_transport(session);
-    if !joined.still_known {
-        let body = wire::device_connected_body(who.device, &info, Clock::now());
-        services.hub.tell(who.user, &wire::event("device-connected", &body), Some(who.device));
-    }
+    services.hub.arrived(Arrival {
+        user: who.user,
+        device: who.device,
+        connection,
+        fence: connected.fence,
+        info,
+        at: Clock::now(),
+        still_known: joined.still_known,
+    });
     tracing::info!(user.id = %who.user, device.id = %who.device, "device connected");
     Ok(())
 }

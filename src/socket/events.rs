@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::fields::{self, Named};
 use super::session::{Session, Who};
 use crate::failure::{Code, Failure, Outcome};
-use crate::hub::{Class, Item};
+use crate::hub::{Class, DirectMessage, Item};
 use crate::merge::OnConflict;
 use crate::model::{Clock, DeviceId, Epoch, MessageId, Seq, SessionKey, Version};
 use crate::store::{Selection, SessionWrite, WriteChange};
@@ -88,7 +88,7 @@ pub async fn work(session: &Arc<Session>, id: Option<u64>, json: Box<str>) {
     }
 }
 
-async fn one(session: &Session, id: Option<u64>, json: &str, owed: &mut VecDeque<Owed>) {
+async fn one(session: &Arc<Session>, id: Option<u64>, json: &str, owed: &mut VecDeque<Owed>) {
     let Some(who) = session.who() else { return };
     let event = match fields::named(json) {
         Ok(event) => event,
@@ -102,6 +102,12 @@ async fn one(session: &Session, id: Option<u64>, json: &str, owed: &mut VecDeque
     let Some((name, write)) = write else {
         while let Some(write) = owed.pop_front() {
             settle(session, write).await;
+        }
+        if event.name == "device-message" {
+            if let Err(failure) = message(session, who, id, event.payload) {
+                session.answer(id, Some(&event.name), Err(failure));
+            }
+            return;
         }
         let outcome = other(session, who, &event).await;
         return session.answer(id, Some(&event.name), outcome);
@@ -126,7 +132,6 @@ async fn other(session: &Session, who: Who, event: &Named<'_>) -> Outcome<String
     match event.name.as_str() {
         "realtime-event" => realtime(session, who, event.payload),
         "session-get" => get(session, who, event.payload).await,
-        "device-message" => message(session, who, event.payload),
         _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
     }
 }
@@ -302,8 +307,9 @@ struct MessagePayload<'a> {
     message: Option<&'a RawValue>,
 }
 
-/// Hands a message to a connected device.
-fn message(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
+/// Hands a message to its device, on whatever node. Waiting for word of it holds
+/// up no other event of the sender: the answer comes when it is known.
+fn message(session: &Arc<Session>, who: Who, id: Option<u64>, payload: Option<&RawValue>) -> Outcome<()> {
     let event: MessagePayload<'_> = fields::object(payload)?;
     let target = fields::string(event.target_device_id, "targetDeviceId")?;
     let message = fields::required(event.message, "message")?.get();
@@ -312,18 +318,27 @@ fn message(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<S
             Failure::new(Code::TooLarge, "The message is too large.").with("limit", "LIMIT_MESSAGE_BYTES")
         );
     }
-    let id = MessageId::fresh();
-    let body = format!(
-        "{{\"message\":{message},\"sourceDeviceId\":\"{}\",\"messageId\":\"{id}\",\"sentAt\":\"{}\",\"queued\":false}}",
-        who.device,
-        Clock::now()
-    );
-    let frame = wire::event("device-message", &body);
-    let delivered = DeviceId::parse(&target)
-        .is_some_and(|target| session.services.hub.tell_device(who.user, target, frame));
-    if delivered {
-        Ok(format!("{{\"ok\":true,\"messageId\":\"{id}\",\"status\":\"delivered\"}}"))
-    } else {
-        Err(Failure::new(Code::UnknownDevice, "No such device is connected.").with("field", "targetDeviceId"))
-    }
+    let target = DeviceId::parse(&target).ok_or_else(unknown_device)?;
+    let direct = DirectMessage {
+        id: MessageId::fresh(),
+        source: who.device,
+        target,
+        sent_at: Clock::now(),
+        json: message.to_owned(),
+    };
+    let message_id = direct.id;
+    let handed_over = session.services.hub.hand_over(who.user, direct);
+    let session = session.clone();
+    let tasks = session.services.tasks.clone();
+    tasks.spawn(async move {
+        let delivered = handed_over.await;
+        let answer = format!("{{\"ok\":true,\"messageId\":\"{message_id}\",\"status\":\"delivered\"}}");
+        let outcome = if delivered { Ok(answer) } else { Err(unknown_device()) };
+        session.answer(id, Some("device-message"), outcome);
+    });
+    Ok(())
+}
+
+fn unknown_device() -> Failure {
+    Failure::new(Code::UnknownDevice, "No such device is connected.").with("field", "targetDeviceId")
 }

@@ -146,7 +146,7 @@ mod tests {
         assert!(inbox.open());
         assert_eq!(inbox.arrive(None, "3"), Turn::Waits { crowded: false });
         let order: Vec<_> = std::iter::from_fn(|| inbox.next()).map(|event| event.json).collect();
-        assert_eq!(order, ["1".into(), "2".into(), "3".into()]);
+        assert_eq!(order, ["1", "2", "3"].map(Box::<str>::from));
         assert_eq!(inbox.arrive(None, "4"), Turn::Now);
         assert_eq!(inbox.arrive(None, "5"), Turn::Waits { crowded: false }, "4 is not done yet");
     }

@@ -309,6 +309,8 @@ pub struct ConnectDevice {
 pub struct Connected {
     /// Its identity.
     pub device: DeviceId,
+    /// Counts the device's connections: of two the higher one stands.
+    pub fence: u64,
     /// It is new to the store.
     pub fresh: bool,
     /// Devices dropped to make room for it.
@@ -385,6 +387,19 @@ pub struct CatchUp {
     pub more: bool,
 }
 
+/// Where the last ask of what moved ended; the default asks from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MovedSince(pub Option<u64>);
+
+/// What moved since the last ask.
+#[derive(Clone, Debug, Default)]
+pub struct Moved {
+    /// Users and the last change of each.
+    pub heads: Vec<(UserId, Seq)>,
+    /// Where the next ask goes on.
+    pub next: MovedSince,
+}
+
 /// The seam to the database. Every call answers within about 3 s.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -407,6 +422,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// A user's changes above `after`, about 1 MiB of them at a time.
     async fn changes_after(&self, user: UserId, after: Seq) -> StoreResult<CatchUp>;
+
+    /// Whose session moved since the last ask. The cost follows what changed.
+    async fn moved(&self, since: &MovedSince) -> StoreResult<Moved>;
 
     /// The kept versions of a key, newest first, tombstones included.
     async fn history(&self, user: UserId, key: &SessionKey) -> StoreResult<Vec<Change>>;

@@ -4,6 +4,7 @@
 //! from closed sets, never from ids. `docs/METRICS.md` lists the same names; a
 //! test compares the two.
 
+use crate::backplane::Observed;
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -84,6 +85,19 @@ metrics! {
     delivery_seconds: Histogram = "tandem_delivery_seconds"; "Seconds from a change's commit to its hand-over to the node's sockets."
     seq_holes: Counter = "tandem_seq_holes_total"; "Changes that arrived before one that precedes them."
     seq_repairs: Counter = "tandem_seq_repairs_total"; "Catch-ups read from the store to close a hole."
+    asks: Counter = "tandem_store_asks_total"; "Regular asks of the store what moved."
+    asked_users: Counter = "tandem_store_asked_users_total"; "Users whose session had moved, over all asks."
+    backplane_up: Gauge = "tandem_backplane_up"; "1 while the other nodes can be reached, or there are none."
+    backplane_rtt: Histogram = "tandem_backplane_probe_seconds"; "Seconds of a probe's round trip through Redis."
+    backplane_published: Counter = "tandem_backplane_published_total"; "Envelopes that Redis took over."
+    backplane_dropped: Counter = "tandem_backplane_dropped_total"; "Envelopes given up: the link was down, the queue full."
+    backplane_received: Counter = "tandem_backplane_received_total"; "Envelopes received from other nodes."
+    backplane_overflowed: Counter = "tandem_backplane_overflowed_total"; "Envelopes lost to a full queue; their users were read from the store."
+    backplane_decode_errors: Counter = "tandem_backplane_decode_errors_total"; "Messages on a channel that are none of ours."
+    backplane_unknown: Counter = "tandem_backplane_unknown_total"; "Envelopes of a kind or version this node does not know."
+    backplane_resubscribed: Counter = "tandem_backplane_resubscribed_total"; "Channels subscribed again after a reconnect."
+    backplane_connects: Counter = "tandem_backplane_connects_total"; "Connections made to Redis for subscriptions."
+    presence_claimed: Counter = "tandem_presence_claimed_total"; "Devices of dead nodes that this node announced as gone."
     commit_seconds: Histogram = "tandem_store_commit_seconds"; "Seconds a batch spent in the store's commit."
     commit_batch: Histogram = "tandem_store_commit_batch_size"; "Writes in one commit."
     commit_queue: Gauge = "tandem_store_queue"; "Writes that wait for the next commit."
@@ -105,6 +119,7 @@ fn builder() -> PrometheusBuilder {
     PrometheusBuilder::new()
         .set_buckets_for_metric(suffix("delivery_seconds"), DELIVERY_BUCKETS)
         .and_then(|b| b.set_buckets_for_metric(suffix("restore_seconds"), DELIVERY_BUCKETS))
+        .and_then(|b| b.set_buckets_for_metric(suffix("probe_seconds"), DELIVERY_BUCKETS))
         .and_then(|b| b.set_buckets_for_metric(suffix("commit_seconds"), STORE_BUCKETS))
         .and_then(|b| b.set_buckets_for_metric(suffix("batch_size"), COUNT_BUCKETS))
         .expect("the bucket lists are not empty")
@@ -117,6 +132,20 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Copies what the backplane has counted so far.
+    pub fn take_from_backplane(&self, observed: &Observed) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.backplane_published.absolute(observed.published.load(Relaxed));
+        self.backplane_dropped.absolute(observed.dropped.load(Relaxed));
+        self.backplane_received.absolute(observed.received.load(Relaxed));
+        self.backplane_overflowed.absolute(observed.overflowed.load(Relaxed));
+        self.backplane_decode_errors.absolute(observed.decode_errors.load(Relaxed));
+        self.backplane_unknown.absolute(observed.unknown.load(Relaxed));
+        self.backplane_resubscribed.absolute(observed.resubscribed.load(Relaxed));
+        self.backplane_connects.absolute(observed.connects.load(Relaxed));
+        self.presence_claimed.absolute(observed.claimed_rows.load(Relaxed));
+    }
+
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> String {
         self.handle.run_upkeep();

@@ -1,1 +1,180 @@
+//! What a room promises about order, holes and restores.
 
+use std::sync::Mutex;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::*;
+use crate::model::Version;
+
+#[derive(Default)]
+struct Seen {
+    seqs: Mutex<Vec<u64>>,
+    endings: Mutex<Vec<Ending>>,
+}
+
+impl Recipient for Seen {
+    fn push(&self, item: Item) {
+        if let Class::Change(change) = item.class {
+            self.seqs.lock().unwrap().push(change.seq.0);
+        }
+    }
+
+    fn open(&self, _restored: Frame, _floor: Seq) {}
+
+    fn probe(&self) -> BoxFuture<'static, bool> {
+        std::future::ready(true).boxed()
+    }
+
+    fn end(&self, why: Ending) {
+        self.endings.lock().unwrap().push(why);
+    }
+}
+
+struct Joiner {
+    device: DeviceId,
+    connection: ConnectionId,
+    seen: Arc<Seen>,
+}
+
+fn join_as(room: &Room, device: DeviceId) -> Joiner {
+    let (connection, seen) = (ConnectionId::fresh(), Arc::new(Seen::default()));
+    let member = Member {
+        device,
+        connection,
+        login: None,
+        info: crate::devices::parse_info(None).unwrap(),
+        connected_at: Timestamp(0),
+        keys: None,
+        recipient: seen.clone(),
+    };
+    room.join(&mut Some(member), 8).unwrap().unwrap();
+    Joiner { device, connection, seen }
+}
+
+fn join(room: &Room) -> Joiner {
+    join_as(room, DeviceId::fresh())
+}
+
+fn restored(room: &Room, joiner: &Joiner, seq: u64) -> Accepted {
+    room.restored(joiner.connection, Frame::new("2[]".into()), Seq(seq))
+}
+
+fn change(room: &Room, seq: u64, device: Option<DeviceId>) -> Arc<Change> {
+    let key = SessionKey::parse("k").unwrap();
+    let state = Some("1".into());
+    Arc::new(Change {
+        user: room.user,
+        seq: Seq(seq),
+        key,
+        version: Version(seq),
+        state,
+        device,
+        at: Timestamp(0),
+    })
+}
+
+fn seqs(joiner: &Joiner) -> Vec<u64> {
+    joiner.seen.seqs.lock().unwrap().clone()
+}
+
+#[test]
+fn changes_are_delivered_in_seq_order_each_once() {
+    let room = Room::new(UserId::fresh());
+    let phone = join(&room);
+    assert_eq!(restored(&room, &phone, 3), Accepted::Settled);
+    let accepted: Vec<_> = [4, 6, 3, 7, 5, 5, 8].map(|seq| room.accept(change(&room, seq, None))).into();
+    assert_eq!(seqs(&phone), [4, 5, 6, 7, 8]);
+    assert_eq!(
+        accepted.iter().filter(|accepted| **accepted == Accepted::Hole).count(),
+        1,
+        "one repair a hole"
+    );
+}
+
+#[test]
+fn the_author_does_not_hear_its_own_change() {
+    let room = Room::new(UserId::fresh());
+    let (phone, laptop) = (join(&room), join(&room));
+    restored(&room, &phone, 0);
+    restored(&room, &laptop, 0);
+    room.accept(change(&room, 1, Some(phone.device)));
+    assert_eq!((seqs(&phone), seqs(&laptop)), (vec![], vec![1]));
+}
+
+#[test]
+fn what_arrives_before_the_first_restore_waits_for_it() {
+    let room = Room::new(UserId::fresh());
+    let phone = join(&room);
+    for seq in [5, 4, 7] {
+        assert_eq!(room.accept(change(&room, seq, None)), Accepted::Settled);
+    }
+    assert_eq!(restored(&room, &phone, 4), Accepted::Hole, "6 is missing");
+    assert_eq!(seqs(&phone), [5]);
+    room.accept(change(&room, 6, None));
+    assert_eq!(seqs(&phone), [5, 6, 7]);
+}
+
+#[test]
+fn a_repair_fills_the_hole_and_ends_when_nothing_waits() {
+    let room = Room::new(UserId::fresh());
+    let phone = join(&room);
+    restored(&room, &phone, 1);
+    assert_eq!(room.accept(change(&room, 4, None)), Accepted::Hole);
+    assert_eq!(room.needs_after(), Some(Seq(1)));
+    let changes = vec![(*change(&room, 2, None)).clone(), (*change(&room, 3, None)).clone()];
+    room.catch_up(CatchUp { changes, up_to: Seq(3), more: false });
+    assert_eq!(seqs(&phone), [2, 3, 4]);
+    assert_eq!(room.needs_after(), None);
+    assert_eq!(room.accept(change(&room, 6, None)), Accepted::Hole, "the next hole is a new one");
+}
+
+#[test]
+fn a_pruned_past_is_skipped_to_what_is_there() {
+    let room = Room::new(UserId::fresh());
+    let phone = join(&room);
+    restored(&room, &phone, 1);
+    room.accept(change(&room, 9, None));
+    room.catch_up(CatchUp { changes: vec![(*change(&room, 7, None)).clone()], up_to: Seq(8), more: false });
+    assert_eq!(seqs(&phone), [7, 9]);
+}
+
+#[test]
+fn a_newer_connection_of_a_device_ends_the_older() {
+    let room = Room::new(UserId::fresh());
+    let older = join(&room);
+    let newer = join_as(&room, older.device);
+    assert_eq!(*older.seen.endings.lock().unwrap(), [Ending::Replaced]);
+    assert!(!room.remove(older.connection, older.device), "a late goodbye changes nothing");
+    assert!(room.remove(newer.connection, newer.device));
+}
+
+#[test]
+fn a_device_that_is_back_in_time_was_never_gone() {
+    let room = Room::new(UserId::fresh());
+    let first = join(&room);
+    room.remove(first.connection, first.device);
+    join_as(&room, first.device);
+    assert!(!room.is_still_gone(first.device, first.connection));
+    assert!(!room.close_if_empty());
+}
+
+#[test]
+fn a_closed_room_takes_nobody_in() {
+    let room = Room::new(UserId::fresh());
+    let phone = join(&room);
+    room.remove(phone.connection, phone.device);
+    assert!(room.is_still_gone(phone.device, phone.connection));
+    assert!(room.close_if_empty());
+    let member = Member {
+        device: phone.device,
+        connection: ConnectionId::fresh(),
+        login: None,
+        info: crate::devices::parse_info(None).unwrap(),
+        connected_at: Timestamp(0),
+        keys: None,
+        recipient: phone.seen,
+    };
+    assert!(room.join(&mut Some(member), 8).is_none());
+}

@@ -29,18 +29,15 @@ pub async fn connect(
         },
         None => resumable(connection, connect).await?,
     };
-    let (device, fresh, dropped) = match known {
-        Some(device) => {
-            take(connection, device, connect).await?;
-            (device, false, Vec::new())
-        }
+    let (device, fence, dropped) = match known {
+        Some(device) => (device, take(connection, device, connect).await?, Vec::new()),
         None => {
             let device = DeviceId::fresh();
             insert(connection, device, connect).await?;
-            (device, true, make_room(connection, device, connect, devices_max).await?)
+            (device, 0, make_room(connection, device, connect, devices_max).await?)
         }
     };
-    Ok(Ok(Connected { device, fresh, dropped }))
+    Ok(Ok(Connected { device, fence, fresh: known.is_none(), dropped }))
 }
 
 enum Claim {
@@ -95,11 +92,11 @@ async fn take(
     connection: &mut SqliteConnection,
     device: DeviceId,
     connect: &ConnectDevice,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
+) -> Result<u64, sqlx::Error> {
+    let taken = sqlx::query(
         "UPDATE devices SET connection_id = ?, boot_id = ?, login_id = ?, connected_at = ?, last_seen = ?,
-             disconnected_at = NULL
-         WHERE id = ?",
+             disconnected_at = NULL, fence = fence + 1
+         WHERE id = ? RETURNING fence",
     )
     .bind(connect.connection.to_string())
     .bind(connect.boot.to_string())
@@ -107,10 +104,11 @@ async fn take(
     .bind(connect.at.0)
     .bind(connect.at.0)
     .bind(device.to_string())
-    .execute(&mut *connection)
+    .fetch_one(&mut *connection)
     .await?;
+    let fence = super::sql::number(&taken, "fence")?;
     if connect.info.json.as_ref() == "{}" {
-        return Ok(());
+        return Ok(fence);
     }
     sqlx::query(
         "UPDATE devices SET name = ?, type = ?, metadata = ?, fingerprint = ?
@@ -123,8 +121,8 @@ async fn take(
     .bind(device.to_string())
     .bind(connect.info.fingerprint.cast_signed())
     .execute(connection)
-    .await
-    .map(drop)
+    .await?;
+    Ok(fence)
 }
 
 async fn insert(
@@ -220,7 +218,7 @@ pub async fn beat(
 /// A user's devices, oldest first.
 pub async fn list(readers: &SqlitePool, user: UserId) -> Result<Vec<Device>, sqlx::Error> {
     let text = format!(
-        "SELECT d.id, d.name, d.type, d.metadata, d.created_at, d.connected_at, {LAST_SEEN} AS last_seen
+        "SELECT d.id, d.name, d.type, d.metadata, d.fingerprint, d.created_at, d.connected_at, {LAST_SEEN} AS last_seen
          FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
          WHERE d.user_id = ? AND d.revoked_at IS NULL ORDER BY d.created_at, d.id"
     );
@@ -236,6 +234,7 @@ fn device(row: &SqliteRow) -> Result<Device, sqlx::Error> {
         name: row.try_get("name")?,
         kind: row.try_get("type")?,
         metadata: metadata.into(),
+        fingerprint: row.try_get::<i64, _>("fingerprint")?.cast_unsigned(),
         created_at: time(row, "created_at")?,
         connected_at: connected_at.map(Timestamp),
         last_seen: time(row, "last_seen")?,

@@ -25,8 +25,8 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Row};
 
 use super::{
-    Account, Bounds, CatchUp, Command, Entry, Reply, Retention, Selection, Snapshot, Store, StoreError,
-    StoreResult,
+    Account, Bounds, CatchUp, Command, Entry, Moved, MovedSince, Reply, Retention, Selection, Snapshot,
+    Store, StoreError, StoreResult,
 };
 use crate::model::{Change, Device, Epoch, LoginId, Seq, SessionKey, Timestamp, UserId};
 
@@ -150,6 +150,10 @@ impl Store for SqliteStore {
 
     async fn changes_after(&self, user: UserId, after: Seq) -> StoreResult<CatchUp> {
         read::changes_after(&self.readers, user, after).await.map_err(fault)
+    }
+
+    async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
+        read::moved(&self.readers, since).await.map_err(fault)
     }
 
     async fn history(&self, user: UserId, key: &SessionKey) -> StoreResult<Vec<Change>> {

@@ -21,8 +21,8 @@ pub async fn prune(writer: &SqlitePool, retention: &Retention, now: Timestamp) -
     .await?;
     // The current version of a key stays: it is the base of the next merge.
     let changes = sqlx::query(
-        "DELETE FROM changes WHERE rowid IN (
-             SELECT c.rowid FROM changes AS c
+        "DELETE FROM changes WHERE id IN (
+             SELECT c.id FROM changes AS c
              JOIN sessions AS s ON s.user_id = c.user_id AND s.session_key = c.session_key
              WHERE c.at < ?1 AND (c.at < ?2 OR c.version + ?3 <= s.version) AND c.version < s.version
              LIMIT ?4)",

@@ -5,7 +5,7 @@ use sqlx::{Connection, Row};
 
 use super::sql::{device, json_list, key, seq, state, time, uuid, version};
 use crate::model::{Change, Epoch, LoginId, Seq, SessionKey, Timestamp, UserId};
-use crate::store::{Account, CatchUp, Entry, Selection, Snapshot};
+use crate::store::{Account, CatchUp, Entry, Moved, MovedSince, Selection, Snapshot};
 
 /// Bytes of state after which a catch-up ends and says that there is more.
 const CATCH_UP_BYTES: usize = 1 << 20;
@@ -154,6 +154,28 @@ fn change_of(row: &SqliteRow, user: UserId, at: &str) -> Result<Change, sqlx::Er
         device: device(row, "device_id")?,
         at: time(row, at)?,
     })
+}
+
+/// Whose session moved since the last ask: the changes since then, by user. The
+/// table's row numbers only grow, so they tell what is new.
+pub async fn moved(readers: &SqlitePool, since: &MovedSince) -> Result<Moved, sqlx::Error> {
+    let last: Option<i64> = sqlx::query("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")
+        .fetch_optional(readers)
+        .await?
+        .map_or(Ok(None), |row| row.try_get(0).map(Some))?;
+    let last = last.unwrap_or(0).cast_unsigned();
+    let next = MovedSince(Some(last));
+    let Some(since) = since.0.filter(|since| *since < last) else {
+        return Ok(Moved { heads: Vec::new(), next });
+    };
+    let rows =
+        sqlx::query("SELECT user_id, max(seq) AS seq FROM changes WHERE id > ? AND id <= ? GROUP BY user_id")
+            .bind(since.cast_signed())
+            .bind(last.cast_signed())
+            .fetch_all(readers)
+            .await?;
+    let heads = rows.iter().map(|row| Ok((UserId(uuid(row, "user_id")?), seq(row, "seq")?)));
+    Ok(Moved { heads: heads.collect::<Result<_, sqlx::Error>>()?, next })
 }
 
 /// The kept versions of a key, newest first.

@@ -1,0 +1,14 @@
+//! What Tandem costs: an open-loop load generator that speaks the public protocol only.
+//!
+//! In reading order: `wire` (bytes), `client` (devices), `scenario` (what they do), `measure` (what it cost),
+//! `compare` (beside whom), `report` (how it looks).
+
+pub mod client;
+pub mod compare;
+pub mod measure;
+pub mod progress;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod table;
+pub mod wire;

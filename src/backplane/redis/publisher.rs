@@ -1,0 +1,162 @@
+//! Publishing off the ack path: a bounded queue, drained in order by one task.
+//!
+//! While replies are on their way what comes in gathers, so a busy node writes many publishes with
+//! one system call and an idle one writes at once. A publish is sent once or not at all; one that
+//! waited too long for a connection is dropped, for the store has long told the others.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fred::prelude::*;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::clients::Clients;
+use crate::backplane::observed::{Observed, count};
+
+const WAITING_MAX: usize = 16 * 1024;
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Publishes written before their batch's replies are awaited.
+const BATCH_MAX: usize = 256;
+/// Batches whose replies are on their way; more would only fill the socket's buffer.
+const BATCHES_MAX: usize = 4;
+/// An older hint helps nobody: the regular ask has told the others by then.
+const AGE_MAX: Duration = Duration::from_secs(2);
+/// How long the last publishes may take when the node stops.
+const LAST_WITHIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Publisher {
+    queue: mpsc::Sender<Outgoing>,
+    bytes_waiting: Arc<AtomicUsize>,
+    observed: Arc<Observed>,
+}
+
+struct Outgoing {
+    channel: String,
+    body: Bytes,
+    queued_at: Instant,
+}
+
+pub(super) struct Queue {
+    queue: mpsc::Receiver<Outgoing>,
+    bytes_waiting: Arc<AtomicUsize>,
+}
+
+pub(super) fn queue(observed: Arc<Observed>) -> (Publisher, Queue) {
+    let (tx, rx) = mpsc::channel(WAITING_MAX);
+    let bytes_waiting = Arc::<AtomicUsize>::default();
+    (
+        Publisher { queue: tx, bytes_waiting: bytes_waiting.clone(), observed },
+        Queue { queue: rx, bytes_waiting },
+    )
+}
+
+impl Publisher {
+    pub(super) fn offer(&self, channel: String, body: Bytes) {
+        let size = body.len();
+        let waiting = self.bytes_waiting.fetch_add(size, Relaxed);
+        let outgoing = Outgoing { channel, body, queued_at: Instant::now() };
+        if waiting + size > WAITING_BYTES_MAX || self.queue.try_send(outgoing).is_err() {
+            self.bytes_waiting.fetch_sub(size, Relaxed);
+            count(&self.observed.dropped);
+        }
+    }
+}
+
+/// Until `stop`, and then what waits, for as long as `LAST_WITHIN`.
+pub(super) async fn run(
+    clients: Clients,
+    mut queue: Queue,
+    observed: Arc<Observed>,
+    stop: CancellationToken,
+) {
+    let mut flying = FuturesUnordered::new();
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut last_call = std::pin::pin!(last_call(&stop));
+    loop {
+        let idle = queue.queue.is_empty() && flying.is_empty();
+        tokio::select! {
+            biased;
+            () = &mut last_call => return,
+            Some(()) = flying.next(), if !flying.is_empty() => {}
+            taken = queue.queue.recv_many(&mut batch, BATCH_MAX), if flying.len() < BATCHES_MAX => {
+                if taken == 0 {
+                    return;
+                }
+                wait_connected(&clients.publisher, &stop).await;
+                let replies = send(&clients, &mut batch, &queue.bytes_waiting, &observed).await;
+                flying.push(replies);
+            }
+            () = stop.cancelled(), if idle => return,
+        }
+    }
+}
+
+async fn last_call(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST_WITHIN).await;
+}
+
+/// A short break must not cost what waits; a long one will, by age.
+async fn wait_connected(client: &Client, stop: &CancellationToken) {
+    if client.is_connected() {
+        return;
+    }
+    let connected = tokio::time::timeout(AGE_MAX, client.wait_for_connect());
+    let _ = stop.run_until_cancelled(connected).await;
+}
+
+/// Hands the batch to fred in order; what it returns awaits the replies.
+async fn send(
+    clients: &Clients,
+    batch: &mut Vec<Outgoing>,
+    bytes_waiting: &AtomicUsize,
+    observed: &Arc<Observed>,
+) -> impl Future<Output = ()> + use<> {
+    let mut replies = Vec::with_capacity(batch.len());
+    for outgoing in batch.drain(..) {
+        bytes_waiting.fetch_sub(outgoing.body.len(), Relaxed);
+        if outgoing.queued_at.elapsed() > AGE_MAX || !clients.publisher.is_connected() {
+            count(&observed.dropped);
+            continue;
+        }
+        let clients = clients.clone();
+        let mut publish = Box::pin(async move { clients.publish(outgoing.channel, outgoing.body).await });
+        // The first poll queues the command: this is what keeps the order.
+        if let Some(reply) = poll_fn(|cx| Poll::Ready(first_poll(publish.as_mut(), cx))).await {
+            record(observed, reply);
+        } else {
+            replies.push(publish);
+        }
+    }
+    let observed = observed.clone();
+    async move {
+        for reply in replies {
+            record(&observed, reply.await);
+        }
+    }
+}
+
+fn first_poll<T>(future: Pin<&mut impl Future<Output = T>>, cx: &mut std::task::Context<'_>) -> Option<T> {
+    match future.poll(cx) {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => None,
+    }
+}
+
+fn record(observed: &Observed, reply: Result<(), Error>) {
+    match reply {
+        Ok(()) => count(&observed.published),
+        Err(error) => {
+            tracing::debug!(%error, "publish failed");
+            count(&observed.dropped);
+        }
+    }
+}

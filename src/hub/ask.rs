@@ -1,0 +1,39 @@
+//! The regular ask: whose head moved in the store since last time?
+//!
+//! A hole shows only when something later arrives, so the last change before a
+//! crash or a lost publish would stay unseen. Healthy or not, each node asks the
+//! store, in one query whose cost follows what changed and not who is connected.
+
+use std::time::Duration;
+
+use super::Hub;
+use crate::store::MovedSince;
+
+/// How often, while the backplane works.
+const EVERY: Duration = Duration::from_secs(4);
+
+/// How often, while it does not: the store is then the only way between nodes.
+const EVERY_WITHOUT_BACKPLANE: Duration = Duration::from_secs(1);
+
+/// Asks until the process ends.
+pub async fn ask_regularly(hub: Hub) {
+    let mut since = MovedSince::default();
+    loop {
+        let alone = hub.is_clustered() && !hub.0.backplane.is_up();
+        tokio::select! {
+            () = tokio::time::sleep(if alone { EVERY_WITHOUT_BACKPLANE } else { EVERY }) => {}
+            () = hub.0.tasks.ending() => return,
+        }
+        match hub.0.store.moved(&since).await {
+            Ok(moved) => {
+                hub.0.metrics.asks.increment(1);
+                hub.0.metrics.asked_users.increment(moved.heads.len() as u64);
+                for (user, head) in moved.heads {
+                    hub.look_into_store_below(user, head);
+                }
+                since = moved.next;
+            }
+            Err(error) => tracing::debug!(%error, "the store did not say what moved"),
+        }
+    }
+}

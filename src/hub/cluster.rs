@@ -1,0 +1,426 @@
+//! The hub's ends of the backplane: what it tells the other nodes, and what it
+//! makes of what they tell.
+//!
+//! Whatever arrives is a hint. A change takes its turn by seq like one of our
+//! own; one that came without its state, or that may have been missed, is read
+//! from the store. Nothing here waits for Redis on the way of a write.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Class, Departure, Ending, Hub, Item};
+use crate::backplane::{
+    Changed, Delivery, Envelope, Inbound, InboundReceiver, Kick, Kind, Message, MessageStatus, NodeLife,
+    Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Realtime, Roster, Row,
+};
+use crate::model::{Change, ConnectionId, DeviceId, DeviceInfo, MessageId, SessionKey, Timestamp, UserId};
+use crate::wire;
+
+/// How long another node has to say whether a message reached its device.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long another node has to ping its device for us: its own wait for the
+/// device, and the way there and back.
+const REMOTE_PROBE_WITHIN: Duration = Duration::from_millis(700);
+
+/// How long a connect waits for who is online elsewhere.
+const ROSTER_WITHIN: Duration = Duration::from_millis(500);
+
+/// A device that has just connected, as the others will hear of it.
+pub struct Arrival {
+    /// Whose.
+    pub user: UserId,
+    /// Which.
+    pub device: DeviceId,
+    /// Which connection of it.
+    pub connection: ConnectionId,
+    /// The store's fence of that connection.
+    pub fence: u64,
+    /// What it said of itself.
+    pub info: DeviceInfo,
+    /// When.
+    pub at: Timestamp,
+    /// This node's devices never heard that it was gone.
+    pub still_known: bool,
+}
+
+impl Hub {
+    /// Whether other nodes can be there.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.0.clustered
+    }
+
+    /// Reaches this user's envelopes from now on, or says so within 500 ms.
+    pub async fn subscribe(&self, user: UserId) {
+        if self.is_clustered()
+            && let Err(error) = self.0.backplane.subscribe(user).await
+        {
+            // The regular ask finds what does not arrive; so does the resubscription.
+            tracing::debug!(%error, "a subscription is not confirmed yet");
+        }
+    }
+
+    pub(super) fn publish_change(&self, change: &Change) {
+        let body = Changed {
+            seq: change.seq,
+            key: change.key.as_str().to_owned(),
+            version: change.version,
+            device: change.device,
+            at_ms: change.at.0,
+            deleted: change.state.is_none(),
+        };
+        let state = change.state.as_ref().map(|state| Bytes::copy_from_slice(state.as_bytes()));
+        self.0.backplane.publish(change.user, &Envelope::new(Kind::Change(body), state));
+    }
+
+    pub(super) fn publish_realtime(
+        &self,
+        user: UserId,
+        source: DeviceId,
+        to: Option<&[DeviceId]>,
+        item: &Item,
+    ) {
+        let coalesce = match &item.class {
+            Class::Coalesce(key) => Some(key.to_string()),
+            _ => None,
+        };
+        let body = Realtime { source, to: to.map(<[_]>::to_vec), coalesce };
+        let envelope = Envelope::new(Kind::Realtime(body), Some(item.frame.bytes().clone()));
+        self.0.backplane.publish(user, &envelope);
+    }
+
+    fn publish(&self, user: UserId, kind: Kind, payload: Option<String>) {
+        self.0.backplane.publish(user, &Envelope::new(kind, payload.map(Bytes::from)));
+    }
+
+    /// Tells everyone that a device came, unless they never heard it was gone.
+    pub fn arrived(&self, arrival: Arrival) {
+        if !self.is_clustered() {
+            if !arrival.still_known {
+                self.tell_arrival(&arrival);
+            }
+            return;
+        }
+        let hub = self.clone();
+        self.0.tasks.spawn(async move {
+            let online =
+                Online { connection: arrival.connection, since_ms: arrival.at.0, fence: arrival.fence };
+            match hub.0.backplane.presence_set(arrival.user, arrival.device, online).await {
+                Ok(Placed::Stands { replaced: Some(row) }) => hub.replace(&arrival, &row),
+                Ok(Placed::Fenced { .. }) => {
+                    hub.end_connection(arrival.user, arrival.connection, Ending::Replaced)
+                }
+                Ok(Placed::Stands { replaced: None }) | Err(_) if arrival.still_known => {}
+                Ok(Placed::Stands { replaced: None }) | Err(_) => {
+                    hub.tell_arrival(&arrival);
+                    hub.publish_arrival(&arrival);
+                }
+            }
+        });
+    }
+
+    /// The device was known elsewhere: whatever socket it has there is told.
+    fn replace(&self, arrival: &Arrival, row: &Row) {
+        if row.connection != arrival.connection {
+            let kick = Kick {
+                device: Some(arrival.device),
+                connection: Some(row.connection),
+                reason: "replaced".to_owned(),
+            };
+            self.publish(arrival.user, Kind::Kick(kick), None);
+        }
+    }
+
+    fn tell_arrival(&self, arrival: &Arrival) {
+        let body = wire::device_connected_body(arrival.device, &arrival.info.json, arrival.at);
+        self.tell(arrival.user, &wire::event("device-connected", &body), Some(arrival.device));
+    }
+
+    fn publish_arrival(&self, arrival: &Arrival) {
+        let event = PresenceEvent {
+            event: PresenceChange::Connected,
+            device: arrival.device,
+            connection: Some(arrival.connection),
+            at_ms: arrival.at.0,
+            reason: None,
+        };
+        self.publish(arrival.user, Kind::Presence(event), Some(arrival.info.json.to_string()));
+    }
+
+    /// Takes a device that is gone out of presence; false when it is connected
+    /// elsewhere by now and nobody is to hear that it went.
+    pub(super) async fn is_gone_everywhere(&self, left: &Departure) -> bool {
+        if !self.is_clustered() {
+            return true;
+        }
+        let removed = self.0.backplane.presence_remove(left.user, left.device, left.connection).await;
+        removed.unwrap_or(true)
+    }
+
+    pub(super) fn publish_departure(&self, left: &Departure) {
+        if self.is_clustered() {
+            let event = PresenceEvent {
+                event: PresenceChange::Disconnected,
+                device: left.device,
+                connection: Some(left.connection),
+                at_ms: left.at.0,
+                reason: Some(left.gone.as_str().to_owned()),
+            };
+            self.publish(left.user, Kind::Presence(event), None);
+        }
+    }
+
+    /// Who is online on other nodes, as far as can be told in time.
+    pub async fn roster(&self, user: UserId) -> Roster {
+        let nobody = Roster { rows: Vec::new(), complete: false };
+        if !self.is_clustered() || !self.0.backplane.is_up() {
+            return nobody;
+        }
+        tokio::time::timeout(ROSTER_WITHIN, self.0.backplane.presence_of(user)).await.unwrap_or(nobody)
+    }
+
+    /// This life of this node, as rosters name it.
+    pub fn node_life(&self) -> NodeLife {
+        self.0.backplane.node()
+    }
+
+    /// Whether a device on another node still answers: false only if its node
+    /// says so, or is gone itself.
+    pub async fn answers_elsewhere(&self, user: UserId, device: DeviceId, row: &Row) -> bool {
+        if matches!(self.0.backplane.is_alive(&row.node).await, Ok(false)) {
+            return false;
+        }
+        let (answer, answered) = oneshot::channel();
+        let id = Uuid::new_v4();
+        self.0.pongs.insert(id, answer);
+        self.publish(user, Kind::Ping(Ping { id, device, connection: row.connection }), None);
+        let alive = tokio::time::timeout(REMOTE_PROBE_WITHIN, answered).await;
+        self.0.pongs.remove(&id);
+        !matches!(alive, Ok(Ok(false)))
+    }
+
+    /// Hands a message to its device on whatever node, before this returns; so
+    /// messages keep their order. The future tells whether a device got it: false
+    /// when no node said so within a second.
+    pub fn hand_over(&self, user: UserId, message: DirectMessage) -> BoxFuture<'static, bool> {
+        if self.tell_device(user, message.target, message.event()) {
+            return std::future::ready(true).boxed();
+        }
+        if !self.is_clustered() || !self.0.backplane.is_up() {
+            return std::future::ready(false).boxed();
+        }
+        let (confirm, confirmed) = oneshot::channel();
+        let id = message.id.to_string();
+        self.0.confirmations.insert(id.clone(), confirm);
+        let body = Message {
+            id: id.clone(),
+            source: message.source,
+            target: message.target,
+            sent_at_ms: message.sent_at.0,
+            queued: false,
+        };
+        self.publish(user, Kind::Message(body), Some(message.json));
+        let hub = self.clone();
+        async move {
+            let delivered = tokio::time::timeout(CONFIRM_WITHIN, confirmed).await;
+            hub.0.confirmations.remove(&id);
+            matches!(delivered, Ok(Ok(())))
+        }
+        .boxed()
+    }
+
+    fn end_connection(&self, user: UserId, connection: ConnectionId, why: Ending) {
+        let members = self.members(user);
+        if let Some(member) = members.iter().find(|member| member.connection == connection) {
+            member.recipient.end(why);
+        }
+    }
+}
+
+/// A message on its way to one device.
+#[derive(Clone, Debug)]
+pub struct DirectMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// Who sent it.
+    pub source: DeviceId,
+    /// For whom it is.
+    pub target: DeviceId,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// What the sender wrote, untouched.
+    pub json: String,
+}
+
+impl DirectMessage {
+    fn event(&self) -> wire::Frame {
+        wire::event(
+            "device-message",
+            &format!(
+                "{{\"message\":{},\"sourceDeviceId\":\"{}\",\"messageId\":\"{}\",\"sentAt\":\"{}\",\"queued\":false}}",
+                self.json, self.source, self.id, self.sent_at
+            ),
+        )
+    }
+}
+
+/// Takes what the other nodes tell until the backplane is gone.
+pub async fn listen(hub: Hub, mut inbound: InboundReceiver) {
+    while let Some(next) = inbound.recv().await {
+        match next {
+            Inbound::Envelope { user, envelope } => hub.take(user, envelope),
+            Inbound::Missed(Some(users)) => users.into_iter().for_each(|user| hub.look_into_store(user)),
+            Inbound::Missed(None) => hub.look_into_store_for_all(),
+            Inbound::Up => tracing::info!("the backplane is up"),
+            Inbound::Down => tracing::warn!("the backplane is down; going on from the store"),
+            Inbound::Reinstated(rows) => hub.reinstate(rows),
+        }
+    }
+}
+
+impl Hub {
+    fn take(&self, user: UserId, envelope: Envelope) {
+        let text = |payload: Option<Bytes>| payload.and_then(|bytes| String::from_utf8(bytes.into()).ok());
+        match envelope.kind {
+            Kind::Change(changed) => self.take_change(user, changed, text(envelope.payload)),
+            Kind::Realtime(event) => {
+                if let Some(frame) = text(envelope.payload) {
+                    let class = event.coalesce.map_or(Class::Plain, |key| Class::Coalesce(key.into()));
+                    let item = Item { frame: wire::Frame::new(frame), class };
+                    self.relay_here(user, event.source, event.to.as_deref(), &item);
+                }
+            }
+            Kind::Message(message) => {
+                if let Some(json) = text(envelope.payload) {
+                    self.take_message(user, message, json);
+                }
+            }
+            Kind::MessageStatus(status) => {
+                let confirm = self.0.confirmations.remove(&status.id);
+                if confirm.is_some_and(|(_, confirm)| confirm.send(()).is_err()) {
+                    tracing::debug!("a message was confirmed too late");
+                }
+            }
+            Kind::Presence(event) => self.take_presence(user, &event, text(envelope.payload)),
+            Kind::Kick(kick) => self.take_kick(user, &kick),
+            Kind::Ping(ping) => self.take_ping(user, &ping),
+            Kind::Pong(pong) => {
+                let answer = self.0.pongs.remove(&pong.id);
+                if answer.is_some_and(|(_, answer)| answer.send(pong.answered).is_err()) {
+                    tracing::debug!("a ping was answered too late");
+                }
+            }
+            Kind::HeadsMoved(_) => self.look_into_store(user),
+        }
+    }
+
+    fn take_change(&self, user: UserId, changed: Changed, state: Option<String>) {
+        let Some(key) = SessionKey::parse(&changed.key) else { return };
+        if state.is_none() && !changed.deleted {
+            return self.look_into_store(user);
+        }
+        self.change(Arc::new(Change {
+            user,
+            seq: changed.seq,
+            key,
+            version: changed.version,
+            state: state.map(Into::into),
+            device: changed.device,
+            at: Timestamp(changed.at_ms),
+        }));
+    }
+
+    fn take_message(&self, user: UserId, message: Message, json: String) {
+        let Some(id) = MessageId::parse(&message.id) else { return };
+        let direct = DirectMessage {
+            id,
+            source: message.source,
+            target: message.target,
+            sent_at: Timestamp(message.sent_at_ms),
+            json,
+        };
+        if self.tell_device(user, direct.target, direct.event()) {
+            let status = MessageStatus {
+                id: message.id,
+                device: message.target,
+                sender: message.source,
+                status: Delivery::Delivered,
+            };
+            self.publish(user, Kind::MessageStatus(status), None);
+        }
+    }
+
+    fn take_presence(&self, user: UserId, event: &PresenceEvent, info: Option<String>) {
+        let at = Timestamp(event.at_ms);
+        let frame = match event.event {
+            PresenceChange::Connected => {
+                let body = wire::device_connected_body(event.device, &info.unwrap_or("{}".to_owned()), at);
+                wire::event("device-connected", &body)
+            }
+            PresenceChange::Disconnected => {
+                // It may have come here meanwhile.
+                if self.members(user).iter().any(|member| member.device == event.device) {
+                    return;
+                }
+                let reason = event.reason.as_deref().unwrap_or("transport close");
+                let body = wire::device_disconnected_body(event.device, reason, at);
+                wire::event("device-disconnected", &body)
+            }
+            PresenceChange::Updated | PresenceChange::Removed => return,
+        };
+        self.tell(user, &frame, Some(event.device));
+    }
+
+    fn take_kick(&self, user: UserId, kick: &Kick) {
+        for member in self.members(user) {
+            let is_meant = kick.device.is_none_or(|device| device == member.device)
+                && kick.connection.is_none_or(|connection| connection == member.connection);
+            if is_meant && kick.reason == "replaced" {
+                member.recipient.end(Ending::Replaced);
+            }
+        }
+    }
+
+    fn take_ping(&self, user: UserId, ping: &Ping) {
+        let members = self.members(user);
+        let Some(member) = members.into_iter().find(|member| member.connection == ping.connection) else {
+            return;
+        };
+        let (hub, id) = (self.clone(), ping.id);
+        self.0.tasks.spawn(async move {
+            let answered = member.recipient.probe().await;
+            if !answered {
+                // Its client is back elsewhere: this end is let go.
+                member.recipient.end(Ending::ComeBack);
+            }
+            hub.publish(user, Kind::Pong(Pong { id, answered }), None);
+        });
+    }
+
+    /// Others thought this node dead and said so; its devices are still here.
+    fn reinstate(&self, rows: Vec<(UserId, DeviceId, Row)>) {
+        for (user, device, row) in rows {
+            let members = self.members(user);
+            let Some(member) = members.iter().find(|member| member.connection == row.connection) else {
+                continue;
+            };
+            let arrival = Arrival {
+                user,
+                device,
+                connection: row.connection,
+                fence: row.fence,
+                info: member.info.clone(),
+                at: member.connected_at,
+                still_known: false,
+            };
+            self.tell_arrival(&arrival);
+            self.publish_arrival(&arrival);
+        }
+    }
+}

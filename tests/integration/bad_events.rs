@@ -1,0 +1,224 @@
+//! Events that are wrong: each is answered by name, harms nobody, and is never met with silence.
+
+use serde_json::{Value, json};
+
+use crate::answers::{is_error, refused};
+use crate::support::{Device, Env, Node, RawSocket};
+
+#[tokio::test]
+async fn an_unknown_event_is_answered() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let device = Device::connect(&node, &ann).await;
+    for event in ["no-such-event", "", "session-restored", "ping"] {
+        refused(&device.emit_ack(event, json!({})).await, "unknown_event");
+    }
+    refused(&device.emit_ack_args("no-such-event", vec![]).await, "unknown_event");
+}
+
+#[tokio::test]
+async fn a_failure_that_nobody_waits_for_comes_as_an_error_event() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let device = Device::connect(&node, &ann).await;
+    let table = [
+        ("no-such-event", json!({}), "unknown_event"),
+        ("session-update", json!({"sessionKey": "", "state": 1}), "invalid_key"),
+        ("realtime-event", json!({"payload": 1}), "invalid_field"),
+        ("device-message", json!({"targetDeviceId": uuid::Uuid::now_v7(), "message": 1}), "unknown_device"),
+    ];
+    for (event, payload, code) in table {
+        device.emit(event, payload).await;
+        let error = device.next("error").await;
+        is_error(&error, code);
+        assert_eq!(error["event"], event);
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_event_is_refused_and_the_next_one_works() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let device = Device::connect(&node, &ann).await;
+    let malformed = ["invalid_json", "invalid_field", "invalid_key", "invalid_operation"];
+    let long_key = "k".repeat(129);
+    let update = |extra: Value| {
+        let mut payload = json!({"sessionKey": "k", "state": 1});
+        payload.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        vec![payload]
+    };
+    let table: Vec<(&str, Vec<Value>)> = vec![
+        ("session-update", vec![]),
+        ("session-update", vec![json!(null)]),
+        ("session-update", vec![json!(3)]),
+        ("session-update", vec![json!("text")]),
+        ("session-update", vec![json!([])]),
+        ("session-update", vec![json!({})]),
+        ("session-update", vec![json!({"sessionKey": "k"})]),
+        ("session-update", vec![json!({"state": 1})]),
+        ("session-update", vec![json!({"sessionKey": null, "state": 1})]),
+        ("session-update", vec![json!({"sessionKey": 3, "state": 1})]),
+        ("session-update", vec![json!({"sessionKey": ["k"], "state": 1})]),
+        ("session-update", update(json!({"sessionKey": ""}))),
+        ("session-update", update(json!({"sessionKey": long_key}))),
+        ("session-update", update(json!({"sessionKey": "a\nb"}))),
+        ("session-update", update(json!({"sessionKey": "a\u{0}b"}))),
+        ("session-update", update(json!({"patch": {}}))),
+        ("session-update", update(json!({"baseVersion": -1}))),
+        ("session-update", update(json!({"baseVersion": 1.5}))),
+        ("session-update", update(json!({"baseVersion": "3"}))),
+        ("session-update", update(json!({"baseVersion": 1, "onConflict": "shrug"}))),
+        ("session-update", update(json!({"opId": ""}))),
+        ("session-update", update(json!({"opId": 3}))),
+        ("session-update", update(json!({"opId": "o".repeat(65)}))),
+        ("realtime-event", vec![]),
+        ("realtime-event", vec![json!(null)]),
+        ("realtime-event", vec![json!({"payload": 1})]),
+        ("realtime-event", vec![json!({"type": 3, "payload": 1})]),
+        ("realtime-event", vec![json!({"type": "t", "payload": 1, "to": "not a list"})]),
+        ("realtime-event", vec![json!({"type": "t", "payload": 1, "to": [3]})]),
+        ("device-message", vec![]),
+        ("device-message", vec![json!({})]),
+        ("device-message", vec![json!({"message": 1})]),
+        ("device-message", vec![json!({"targetDeviceId": 3, "message": 1})]),
+        ("device-message", vec![json!({"targetDeviceId": device.id()})]),
+    ];
+    for (event, args) in table {
+        let ack = device.emit_ack_args(event, args.clone()).await;
+        let code = ack["error"]["code"].as_str().unwrap_or_default();
+        assert!(malformed.contains(&code), "{event} {args:?}: {ack}");
+        refused(&ack, code);
+    }
+
+    device.update("k", json!("still here")).await;
+    let session = node.rest_of(&ann).get("/api/session").await.expect(200);
+    assert_eq!(session["seq"], 1, "a refused write takes no seq");
+    assert_eq!(session["sessionData"], json!({"k": "still here"}));
+}
+
+#[tokio::test]
+async fn a_bad_key_is_called_an_invalid_key() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let device = Device::connect(&node, &ann).await;
+    let long = "k".repeat(129);
+    for key in ["", long.as_str(), "a\nb", "a\rb", "a\u{0}b", "a\u{7f}b"] {
+        let ack = device.emit_ack("session-update", json!({"sessionKey": key, "state": 1})).await;
+        refused(&ack, "invalid_key");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_field_is_named() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let device = Device::connect(&node, &ann).await;
+    let ack = device.emit_ack("realtime-event", json!({"payload": 1})).await;
+    assert_eq!(refused(&ack, "invalid_field")["field"], "type");
+    let ack = device.emit_ack("device-message", json!({"message": 1})).await;
+    assert_eq!(refused(&ack, "invalid_field")["field"], "targetDeviceId");
+}
+
+#[tokio::test]
+async fn extra_arguments_break_nothing() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let device = Device::connect(&node, &ann).await;
+    let args = vec![json!({"sessionKey": "k", "state": 1}), json!("extra"), json!(null)];
+    let ack = device.emit_ack_args("session-update", args).await;
+    assert!(ack["ok"].is_boolean(), "{ack}");
+    device.update("k", json!(2)).await;
+}
+
+#[tokio::test]
+async fn frames_that_no_client_sends_harm_nobody() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let canary = Device::connect(&node, &ann).await;
+    let frames = [
+        "42",
+        "42{}",
+        "42[]",
+        "42[1]",
+        "42[null]",
+        r#"42[{"a":1}]"#,
+        r#"42["session-update""#,
+        r#"42["session-update",{"sessionKey":"k","state":1e400}]"#,
+        r#"42["session-update",{"sessionKey":"k","state":"\ud800"}]"#,
+        r#"42["disconnect"]"#,
+        r#"42["connect",{}]"#,
+        r#"4299999999999999999999999["session-update",{}]"#,
+        r#"43[{"nobody":"waits"}]"#,
+        r#"4399["nobody waits"]"#,
+        r#"451-["session-update",{"_placeholder":true,"num":7}]"#,
+        r#"4599999999999-["x"]"#,
+        "45-[]",
+        "4",
+        "49",
+        "9",
+        "",
+        "40",
+        "é",
+        "42[\"é",
+    ];
+    for frame in frames {
+        let (mut socket, _) = RawSocket::connect(&node, &ann).await;
+        socket.send(frame).await;
+        // Either the connection is closed, or it goes on working: never stuck.
+        let ping = r#"427["session-update",{"sessionKey":"after","state":true}]"#;
+        drop(socket.try_send(ping.into()).await);
+        loop {
+            match socket.next_or_end().await {
+                Some(text) if text.starts_with("437[{\"ok\":true") => break,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        canary.update("canary", json!(frame)).await;
+    }
+    assert!(!node.log().contains("panicked"), "{}", node.log());
+}
+
+#[tokio::test]
+async fn an_odd_event_that_asks_for_an_ack_gets_one() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut socket, _) = RawSocket::connect(&node, &ann).await;
+    let table = [
+        (r#""session-update",{"sessionKey":"k","state":1,"baseVersion":18446744073709551616}"#, false),
+        (r#""session-update",{"sessionKey":"k","state":1e400}"#, true),
+        (r#""session-update",{"sessionKey":"k","sessionKey":"l","state":1}"#, true),
+        (r#""session-update",{"__proto__":{"sessionKey":"k"},"state":1}"#, false),
+    ];
+    for (number, (text, may_pass)) in table.into_iter().enumerate() {
+        socket.send(&format!("42{number}[{text}]")).await;
+        let ack = socket.next_where(|frame| frame.starts_with(&format!("43{number}["))).await;
+        let refused = ack.contains(r#""ok":false"#);
+        assert!(refused || may_pass, "{text}: {ack}");
+        assert!(!ack.contains("internal"), "{text}: {ack}");
+    }
+}
+
+#[tokio::test]
+async fn an_ack_id_of_23_digits_is_answered_or_ends_the_connection() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut socket, _) = RawSocket::connect(&node, &ann).await;
+    socket.send(r#"4212345678901234567890123["session-update",{"sessionKey":"k","state":1}]"#).await;
+    if let Some(answer) = socket.next_or_end().await {
+        assert!(answer.starts_with("4312345678901234567890123["), "{answer}");
+    }
+    Device::connect(&node, &ann).await.update("k", json!(1)).await;
+}
+
+#[tokio::test]
+async fn an_event_before_connect_is_not_handled() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let mut socket = RawSocket::open(&node).await;
+    socket.send(r#"420["session-update",{"sessionKey":"k","state":"unauthenticated"}]"#).await;
+    let answers = socket.closed().await;
+    assert!(answers.iter().all(|answer| !answer.contains(r#""ok":true"#)), "{answers:?}");
+    let session = node.rest_of(&ann).get("/api/session").await.expect(200);
+    assert_eq!(session["sessionData"], json!({}));
+}

@@ -1,0 +1,173 @@
+//! Engine.IO handshakes and WebSocket frames that are wrong: refused or cut, and the next client is served.
+
+use serde_json::json;
+
+use crate::support::{Account, Device, Env, Node, Polling, RawSocket, RawTcp, Rest};
+
+async fn canary(node: &Node, account: &Account) {
+    Device::connect(node, account).await.update("canary", json!(1)).await;
+}
+
+#[tokio::test]
+async fn a_wrong_handshake_is_refused() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let paths = [
+        "/socket.io/",
+        "/socket.io/?EIO=4",
+        "/socket.io/?transport=polling",
+        "/socket.io/?EIO=2&transport=polling",
+        "/socket.io/?EIO=5&transport=polling",
+        "/socket.io/?EIO=abc&transport=polling",
+        "/socket.io/?EIO=4&transport=carrier-pigeon",
+        "/socket.io/?EIO=4&transport=polling&sid=nobody",
+        "/socket.io/?EIO=4&transport=polling&sid=../../etc/passwd",
+        "/socket.io/?EIO=4&transport=websocket",
+    ];
+    for path in paths {
+        let reply = node.rest().get(path).await;
+        assert!((400..500).contains(&reply.status), "{path}: {} {}", reply.status, reply.text);
+    }
+    for (method, path) in [
+        (reqwest::Method::POST, "/socket.io/?EIO=4&transport=polling"),
+        (reqwest::Method::PUT, "/socket.io/?EIO=4&transport=polling"),
+        (reqwest::Method::DELETE, "/socket.io/?EIO=4&transport=polling"),
+    ] {
+        let reply = Rest::send(node.rest().request(method.clone(), path).body("40")).await;
+        assert!((400..500).contains(&reply.status), "{method} {path}: {}", reply.status);
+    }
+    canary(&node, &ann).await;
+}
+
+#[tokio::test]
+async fn a_wrong_websocket_upgrade_is_refused() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let tables = [
+        ("without a key", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", ""),
+        ("of version 8", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n", key),
+        ("without Upgrade", "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", key),
+        ("without Connection", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", key),
+        ("to h2c", "Connection: Upgrade\r\nUpgrade: h2c\r\nSec-WebSocket-Version: 13\r\n", key),
+    ];
+    for (what, headers, key) in tables {
+        let mut tcp = RawTcp::open(&node).await;
+        let request = format!(
+            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: tandem\r\n{headers}{key}\r\n"
+        );
+        tcp.write(request.as_bytes()).await.unwrap();
+        let answer = tcp.read_until("\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+    }
+    canary(&node, &ann).await;
+}
+
+#[tokio::test]
+async fn a_foreign_origin_is_refused_where_origins_are_listed() {
+    let env = Env::new().set("ALLOWED_ORIGINS", "https://app.example");
+    let node = Node::start(&env).await;
+    let ann = node.register("ann").await;
+    let upgrade = |origin: &str| {
+        format!(
+            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: tandem\r\nOrigin: {origin}\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    for (origin, status) in [
+        ("https://evil.example", "403"),
+        ("https://app.example.evil.example", "403"),
+        ("http://app.example", "403"),
+        ("null", "403"),
+        ("https://app.example", "101"),
+    ] {
+        let mut tcp = RawTcp::open(&node).await;
+        tcp.write(upgrade(origin).as_bytes()).await.unwrap();
+        let answer = tcp.read_until("\r\n").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{origin}: {answer}");
+        let polling = node.rest().request(reqwest::Method::GET, "/socket.io/?EIO=4&transport=polling");
+        let polling = Rest::send(polling.header("origin", origin)).await;
+        assert_eq!(polling.status == 200, status == "101", "{origin}: {}", polling.text);
+    }
+    canary(&node, &ann).await;
+}
+
+#[tokio::test]
+async fn frames_that_break_the_websocket_protocol_end_their_connection_only() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let masked =
+        |first: u8, payload: &[u8]| [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat();
+    let table: [(&str, Vec<u8>); 8] = [
+        ("unmasked", [&[0x81, 2], b"40".as_slice()].concat()),
+        ("a reserved opcode", masked(0x83, b"x")),
+        ("an RSV bit", masked(0xc1, b"x")),
+        ("a fragmented ping", masked(0x09, b"x")),
+        ("a continuation of nothing", masked(0x80, b"x")),
+        ("2^32 bytes", [&[0x81, 0xff], (1_u64 << 32).to_be_bytes().as_slice(), &[0; 4]].concat()),
+        ("2^63-1 bytes", [&[0x81, 0xff], (u64::MAX >> 1).to_be_bytes().as_slice(), &[0; 4]].concat()),
+        ("invalid UTF-8", masked(0x81, b"4\xff\xfe")),
+    ];
+    for (what, frame) in table {
+        let mut tcp = RawTcp::open(&node).await;
+        let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: tandem\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        tcp.write(upgrade.as_bytes()).await.unwrap();
+        assert!(tcp.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 101"), "{what}");
+        tcp.write(&frame).await.unwrap();
+        tcp.read_to_close(9).await;
+        canary(&node, &ann).await;
+    }
+    assert!(!node.log().contains("panicked"), "{}", node.log());
+}
+
+#[tokio::test]
+async fn odd_polling_payloads_are_refused_and_harm_nobody() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let payloads =
+        ["b!!!".to_owned(), String::new(), "\u{1e}".repeat(1_000), "x".repeat(100), "4".to_owned()];
+    for payload in payloads {
+        let polling = Polling::open(&node).await;
+        let reply = polling.post(payload.clone()).await;
+        assert!(reply.status < 500, "{:?}: {}", &payload[..payload.len().min(20)], reply.status);
+    }
+    canary(&node, &ann).await;
+}
+
+#[tokio::test]
+async fn a_polling_payload_past_the_limit_is_refused() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let polling = Polling::open(&node).await;
+    let reply = polling.post(format!("42[\"x\",\"{}\"]", "x".repeat(600 * 1_024))).await;
+    assert!((400..500).contains(&reply.status), "{}", reply.status);
+    canary(&node, &ann).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_pings_do_no_harm() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut socket, _) = RawSocket::connect(&node, &ann).await;
+    for _ in 0..10_000 {
+        if socket.try_send("2".into()).await.is_err() {
+            break;
+        }
+    }
+    canary(&node, &ann).await;
+}
+
+#[tokio::test]
+async fn the_engine_io_session_id_is_no_public_name() {
+    let node = Node::start(&Env::new().set("LOG", "debug")).await;
+    let ann = node.register("ann").await;
+    let (socket, restored) = RawSocket::connect(&node, &ann).await;
+    let sid = socket.opened["sid"].as_str().unwrap();
+    assert!(!restored.contains(sid), "{restored}");
+    let devices = node.rest_of(&ann).get("/api/devices").await;
+    assert!(!devices.text.contains(sid));
+    assert!(!node.log().contains(sid), "a bearer secret while polling is on");
+}

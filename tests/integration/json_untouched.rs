@@ -1,0 +1,106 @@
+//! A client's JSON reaches other clients as it was written: digits, spacing, duplicate keys, escapes.
+
+use serde_json::json;
+
+use crate::support::{Account, Env, Node, RawSocket};
+
+/// Everything a careless re-encoding would change.
+const ODD: &str = concat!(
+    r#"{ "big":12345678901234567890123,"precise" : 0.10000000000000000555,"exp":1E5,"neg":-0.0,"#,
+    "\t",
+    r#""dup":1, "dup":2,"nul":"a\u0000b","esc":"\u00e9\/é\ud83d\ude00😀","empty":{ },"list":[1 ,  2]}"#
+);
+
+async fn pair(node: &Node, account: &Account) -> (RawSocket, RawSocket, String) {
+    let (sender, _) = RawSocket::connect(node, account).await;
+    let (receiver, restored) = RawSocket::connect(node, account).await;
+    let restored: serde_json::Value = serde_json::from_str(&restored[2..]).unwrap();
+    let receiver_id = restored[1]["deviceId"].as_str().unwrap().to_owned();
+    (sender, receiver, receiver_id)
+}
+
+#[tokio::test]
+async fn a_session_state_is_relayed_and_kept_byte_for_byte() {
+    let mut node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut sender, mut receiver, _) = pair(&node, &ann).await;
+
+    let update = format!(r#"{{"sessionKey":"k", "state": {ODD} }}"#);
+    let ack = sender.emit_ack("session-update", &update).await;
+    assert!(ack.contains(r#""ok":true"#), "{ack}");
+
+    let exactly = format!(r#""state":{ODD}"#);
+    let updated = receiver.next_event("session-updated").await;
+    assert!(updated.contains(&exactly), "{updated}");
+    let kept = format!(r#""k":{ODD}"#);
+    let session = node.rest_of(&ann).get("/api/session").await;
+    assert!(session.text.contains(&kept), "{}", session.text);
+    node.kill_9();
+    node.restart().await;
+    let (_, restored) = RawSocket::connect(&node, &ann).await;
+    assert!(restored.contains(&kept), "{restored}");
+}
+
+#[tokio::test]
+async fn a_bare_number_of_many_digits_is_a_state_too() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut sender, mut receiver, _) = pair(&node, &ann).await;
+    for number in ["9007199254740993", "-123456789012345678901234567890", "1.10", "1e0", "1E-7"] {
+        let update = format!(r#"{{"sessionKey":"n","state":{number}}}"#);
+        sender.emit_ack("session-update", &update).await;
+        let updated = receiver.next_event("session-updated").await;
+        assert!(updated.contains(&format!(r#""state":{number},"#)), "{number}: {updated}");
+        let session = node.rest_of(&ann).get("/api/session").await;
+        assert!(session.text.contains(&format!(r#""n":{number}"#)), "{}", session.text);
+    }
+}
+
+#[tokio::test]
+async fn a_realtime_payload_is_relayed_byte_for_byte() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut sender, mut receiver, _) = pair(&node, &ann).await;
+    sender.emit_ack("realtime-event", &format!(r#"{{"type":"t","payload":{ODD}}}"#)).await;
+    let seen = receiver.next_event("realtime-event").await;
+    assert!(seen.contains(&format!(r#""payload":{ODD}"#)), "{seen}");
+}
+
+#[tokio::test]
+async fn a_device_message_is_relayed_byte_for_byte() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut sender, mut receiver, receiver_id) = pair(&node, &ann).await;
+    let message = format!(r#"{{"targetDeviceId":"{receiver_id}","message":{ODD}}}"#);
+    let ack = sender.emit_ack("device-message", &message).await;
+    assert!(ack.contains(r#""ok":true"#), "{ack}");
+    let seen = receiver.next_event("device-message").await;
+    assert!(seen.contains(&format!(r#""message":{ODD}"#)), "{seen}");
+}
+
+#[tokio::test]
+async fn the_fields_of_an_event_may_come_in_any_order_and_escaped() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut sender, mut receiver, _) = pair(&node, &ann).await;
+    let update = r#"{"state":[1, 2],"session\u004bey":"\u006b","unknown":{"x":[{}]}}"#;
+    let ack = sender.emit_ack("session-update", update).await;
+    assert!(ack.contains(r#""sessionKey":"k""#), "{ack}");
+    let updated = receiver.next_event("session-updated").await;
+    assert!(updated.contains(r#""state":[1, 2]"#), "{updated}");
+}
+
+#[tokio::test]
+async fn a_key_is_written_as_json_wherever_it_appears() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (mut sender, mut receiver, _) = pair(&node, &ann).await;
+    let key = r#"quote " backslash \ é"#;
+    let update = json!({"sessionKey": key, "state": 1}).to_string();
+    sender.emit_ack("session-update", &update).await;
+    let updated = receiver.next_event("session-updated").await;
+    let updated: serde_json::Value = serde_json::from_str(&updated[2..]).unwrap();
+    assert_eq!(updated[1]["sessionKey"], key);
+    let session = node.rest_of(&ann).get("/api/session").await.expect(200);
+    assert_eq!(session["sessionData"][key], 1);
+}

@@ -1,0 +1,45 @@
+//! What one node promises, asked of the real binary by the stock client and by hand-made frames.
+//!
+//! One file a subject. docs/PROTOCOL.md is the specification; a test's name is the sentence it proves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::large_futures,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that cannot go on fails, says so, and has no drain to wait for"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod accounts;
+mod answers;
+mod bad_events;
+mod bad_handshakes;
+mod bad_requests;
+mod catch_up;
+mod conflicts;
+mod connecting;
+mod convergence;
+mod crash;
+mod deadlines;
+mod health;
+mod identity;
+mod json_untouched;
+mod latency;
+mod lifecycle;
+mod limits;
+mod messages;
+mod power_cut;
+mod presence;
+mod realtime;
+mod replica;
+mod sessions;
+mod slow_consumer;
+mod test_parts;
+mod tokens;

@@ -1,0 +1,153 @@
+//! A real PostgreSQL of its own, in a temporary folder, under a user that is not root.
+
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::port::free_port;
+use super::{Process, within_secs};
+
+/// How often a start tries another port when somebody was quicker.
+const PORT_ATTEMPTS: u32 = 20;
+
+/// Whom PostgreSQL runs as when the tests run as root, the first that exists.
+const USERS: [&str; 2] = ["postgres", "nobody"];
+
+pub struct Postgres {
+    process: Process,
+    port: u16,
+    folder: TempDir,
+}
+
+impl Postgres {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        if let Some((user, group)) = other_user() {
+            chown(folder.path(), Some(user), Some(group)).expect("root may give folders away");
+        }
+        init(&folder);
+        for _ in 0..PORT_ATTEMPTS {
+            let port = free_port();
+            if let Ok(process) = serve(port, &folder).await {
+                return Self { process, port, folder };
+            }
+        }
+        panic!("PostgreSQL found no port");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `127.0.0.1:port`, for a proxy in front of it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn url(&self) -> String {
+        self.url_at(&self.address())
+    }
+
+    /// The same database through a proxy.
+    pub fn url_at(&self, address: &str) -> String {
+        format!("postgres://tandem@{address}/postgres")
+    }
+
+    /// Freezes the postmaster only; its sessions go on.
+    pub fn stop(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    pub fn cont(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// An immediate shutdown, as a crash: sessions end, nothing is flushed, recovery follows.
+    pub async fn crash(&mut self) {
+        self.process.signal(Signal::QUIT);
+        within_secs(30, self.process.exit()).await;
+    }
+
+    /// Starts it again on the same port and data (after `crash`, or crashing it first).
+    pub async fn restart(&mut self) {
+        self.process.signal(Signal::QUIT);
+        within_secs(30, self.process.exit()).await;
+        for _ in 1..PORT_ATTEMPTS {
+            if let Ok(process) = serve(self.port, &self.folder).await {
+                self.process = process;
+                return;
+            }
+        }
+        panic!("PostgreSQL did not come back on port {}", self.port);
+    }
+
+    /// What `psql` prints for a query: rows by line, columns by `|`.
+    pub fn query(&self, sql: &str) -> String {
+        let output = Command::new(program("psql"))
+            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", &self.url(), "-c", sql])
+            .output()
+            .expect("psql is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // SIGQUIT lets the postmaster end its sessions; the process's own drop then waits and makes sure.
+        self.process.signal(Signal::QUIT);
+        self.process.wait_ended();
+    }
+}
+
+fn init(folder: &TempDir) {
+    let output = as_other_user(Command::new(program("initdb")))
+        .args(["--username=tandem", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
+        .arg(folder.path().join("data"))
+        .current_dir(folder.path())
+        .output()
+        .expect("initdb is installed");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn serve(port: u16, folder: &TempDir) -> Result<Process, String> {
+    let mut command = as_other_user(Command::new(program("postgres")));
+    command.arg("-D").arg(folder.path().join("data")).arg("-k").arg(folder.path());
+    command.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]);
+    command.current_dir(folder.path());
+    let process = Process::spawn("postgres", &mut command);
+    let accepts = |line: &str| line.contains("ready to accept connections").then_some(());
+    within_secs(30, process.line(accepts)).await?;
+    Ok(process)
+}
+
+fn as_other_user(mut command: Command) -> Command {
+    if let Some((user, group)) = other_user() {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// The user and group to run as, or none when the tests are not root's.
+fn other_user() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").expect("a list of users");
+    let entry = |name: &str| {
+        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    Some(USERS.iter().find_map(|name| entry(name)).expect("a user who is not root"))
+}
+
+/// Debian keeps the server's programs off the PATH.
+fn program(name: &str) -> PathBuf {
+    let debian = PathBuf::from("/usr/lib/postgresql/15/bin").join(name);
+    if debian.exists() { debian } else { PathBuf::from(name) }
+}
