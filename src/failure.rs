@@ -198,4 +198,12 @@ mod tests {
         let failure = Failure::new(Code::Conflict, "It moved on.").with("version", 3).with_state(state);
         assert!(serde_json::to_string(&failure).unwrap().ends_with(r#""state":{"n":12345678901234567890}}"#));
     }
+
+    #[test]
+    fn the_document_lists_every_code() {
+        let document = include_str!("../docs/PROTOCOL.md");
+        for code in Code::ALL {
+            assert!(document.contains(&format!("`{}`", code.as_str())), "{}", code.as_str());
+        }
+    }
 }

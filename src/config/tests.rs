@@ -91,3 +91,30 @@ fn the_debug_form_shows_no_secret() {
     let config = Config::load(&sources(&[("JWT_SECRET", "canary-0123456789abcdef0123456789")])).unwrap();
     assert!(!format!("{config:?}").contains("canary"));
 }
+
+/// The names in the first column of a table, or at the start of `NAME=` lines.
+fn names_in(document: &str) -> Vec<&str> {
+    document
+        .lines()
+        .filter_map(|line| match line.strip_prefix("| `") {
+            Some(rest) => rest.split('`').next(),
+            None => line.trim_start_matches('#').trim_start().split_once('=').map(|(name, _)| name),
+        })
+        .filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        .collect()
+}
+
+#[test]
+fn the_documents_list_every_setting_and_no_other() {
+    let mut known: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+    known.sort_unstable();
+    for (document, text) in [
+        ("docs/CONFIGURATION.md", include_str!("../../docs/CONFIGURATION.md")),
+        (".env.example", include_str!("../../.env.example")),
+    ] {
+        let mut listed = names_in(text);
+        listed.sort_unstable();
+        listed.dedup();
+        assert_eq!(listed, known, "{document}");
+    }
+}

@@ -152,3 +152,31 @@ impl Metrics {
         self.handle.render()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_lists_every_metric_and_no_other() {
+        let document = include_str!("../../docs/METRICS.md");
+        let listed: Vec<_> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .filter(|name| name.starts_with("tandem_"))
+            .collect();
+        let mut known: Vec<_> = Metrics::NAMES.iter().map(|(name, _)| *name).collect();
+        known.dedup();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn every_metric_is_there_from_the_start() {
+        let text = Metrics::new().render();
+        for (name, _) in
+            Metrics::NAMES.iter().filter(|(name, _)| !name.ends_with("seconds") && !name.ends_with("size"))
+        {
+            assert!(text.contains(name), "{name}");
+        }
+    }
+}

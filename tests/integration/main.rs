@@ -28,6 +28,7 @@ mod connecting;
 mod convergence;
 mod crash;
 mod deadlines;
+mod examples;
 mod health;
 mod identity;
 mod json_untouched;

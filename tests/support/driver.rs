@@ -33,7 +33,7 @@ impl Driver {
 
     #[expect(clippy::zombie_processes, reason = "it ends with this process, not before")]
     fn start() -> &'static Self {
-        let folder = installed();
+        let folder = installed_driver();
         let mut child = Command::new("node")
             .arg("driver.js")
             .current_dir(&folder)
@@ -117,7 +117,7 @@ impl Driver {
 
 /// The driver's folder, with its packages installed exactly as locked. Test processes that come at once wait for
 /// the first.
-fn installed() -> PathBuf {
+pub fn installed_driver() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/driver");
     let lock = File::create(std::env::temp_dir().join("tandem-test-driver.lock")).expect("a lock file");
     lock.lock().expect("the lock comes free when its owner is done");

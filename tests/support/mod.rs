@@ -47,6 +47,7 @@ pub use chaos::ChaosProxy;
 pub use cluster::Cluster;
 pub use device::{Device, DeviceOptions};
 pub use disk_image::DiskImage;
+pub use driver::installed_driver;
 pub use inbox::Received;
 pub use node::{Env, Node, run_to_exit};
 pub use polling::Polling;
