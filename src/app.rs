@@ -34,6 +34,7 @@ use crate::model::{BootId, Clock, Secret};
 use crate::socket::engine::{PATH, SocketService};
 use crate::store::{self, Bounds, Command, Database, Retention, Store, Writer};
 use crate::sync::SyncEngine;
+use crate::sync::cache::SessionCache;
 use crate::telemetry::metrics::Metrics;
 use crate::{http as rest, merge, net, socket};
 
@@ -113,7 +114,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         config.resume_window,
         tasks.clone(),
     ));
-    let sync = Arc::new(SyncEngine::new(writer, store.clone(), metrics.clone()));
+    let cache = backplane
+        .filter(|_| config.session_cache)
+        .map(|backplane| SessionCache::new(backplane, metrics.clone()));
+    let sync = Arc::new(SyncEngine::new(writer, store.clone(), metrics.clone(), cache));
     let services = rest::Services {
         auth: auth.clone(),
         devices: devices.clone(),

@@ -27,6 +27,7 @@ pub const SETTINGS: &[Setting] = &[
     row("JWT_SECRET_PREVIOUS", "", "the key before a rotation: accepted, never used to sign"),
     row("DATABASE_URL", "sqlite://data/tandem.db", "where durable records live"),
     row("REDIS_URL", "", "the backplane between nodes; empty: this node is alone"),
+    row("SESSION_CACHE", "on", "on: keep big restores in Redis for reconnect storms; off"),
     row("DURABILITY", "local", "when a write is acked: local (on this disk)"),
     row("SQLITE_SYNCHRONOUS", "FULL", "FULL, or NORMAL, which may lose acked writes in a power cut"),
     row("BCRYPT_COST", "12", "work factor of password hashes, 4 to 15"),

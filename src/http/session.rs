@@ -15,7 +15,7 @@ use crate::failure::{Code, Failure, Outcome};
 use crate::merge::OnConflict;
 use crate::model::{Change, Clock, Epoch, Seq, SessionKey, Timestamp, UserId, Version};
 use crate::store::{Selection, SessionWrite, WriteChange, Written};
-use crate::sync::{SyncEngine, ack_body, restore};
+use crate::sync::{SyncEngine, ack_body};
 use crate::wire::json;
 
 /// How often a write that must match "whatever is there" is tried again when
@@ -49,8 +49,8 @@ pub async fn read(
     User(identity): User,
     Query(asked): Query<Asked>,
 ) -> Answer {
-    let snapshot = sync.snapshot(identity.user, &asked.selection()?).await?;
-    let body = format!("{{{},\"mode\":\"{}\"}}", restore::fields(&snapshot), restore::mode(&snapshot));
+    let restore = sync.restore(identity.user, &asked.selection()?).await?;
+    let body = format!("{{{},\"mode\":\"{}\"}}", restore.fields, restore.mode());
     Ok(json_body(StatusCode::OK, body))
 }
 

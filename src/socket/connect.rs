@@ -18,8 +18,8 @@ use crate::devices;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Arrival, Member};
 use crate::model::{Clock, ConnectionId, DeviceId};
-use crate::store::{Selection, Snapshot};
-use crate::sync::restore;
+use crate::store::Selection;
+use crate::sync::restore::Restore;
 use crate::wire;
 
 #[derive(Deserialize)]
@@ -127,26 +127,24 @@ fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<crate::
 /// inbox.
 async fn restore(session: &Arc<Session>, who: Who, selection: &Selection) -> Outcome<()> {
     let services = &session.services;
-    let read =
-        tokio::try_join!(services.sync.snapshot(who.user, selection), services.devices.list(who.user),);
-    let (snapshot, devices) = read?;
-    let mode =
-        if snapshot.delta { &services.metrics.restores_delta } else { &services.metrics.restores_full };
+    let read = tokio::try_join!(services.sync.restore(who.user, selection), services.devices.list(who.user));
+    let (restore, devices) = read?;
+    let mode = if restore.delta { &services.metrics.restores_delta } else { &services.metrics.restores_full };
     mode.increment(1);
     // The answer to CONNECT comes first; nothing else is on its way yet.
     session.transport.send_or_close(&wire::connected(who.connection));
-    let body = restored_body(&snapshot, who, &devices);
-    services.hub.restored(who.user, who.connection, wire::event("session-restored", &body), snapshot.seq);
+    let body = restored_body(&restore, who, &devices);
+    services.hub.restored(who.user, who.connection, wire::event("session-restored", &body), restore.seq);
     session.open_inbox();
     Ok(())
 }
 
-fn restored_body(snapshot: &Snapshot, who: Who, devices: &str) -> String {
+fn restored_body(restore: &Restore, who: Who, devices: &str) -> String {
     format!(
         "{{{},\"deviceId\":\"{}\",\"mode\":\"{}\",\"devices\":{devices},\"queuedMessages\":0,\"tokenExpiresAt\":\"{}\"}}",
-        restore::fields(snapshot),
+        restore.fields,
         who.device,
-        restore::mode(snapshot),
+        restore.mode(),
         who.expires_at,
     )
 }

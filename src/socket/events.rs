@@ -18,7 +18,7 @@ use crate::hub::{Class, DirectMessage, Item};
 use crate::merge::OnConflict;
 use crate::model::{Clock, DeviceId, Epoch, MessageId, Seq, SessionKey, Version};
 use crate::store::{Selection, SessionWrite, WriteChange};
-use crate::sync::{OP_ID_CHARS_MAX, Pending, ack_body, restore};
+use crate::sync::{OP_ID_CHARS_MAX, Pending, ack_body};
 use crate::wire;
 
 /// Writes of one socket that may wait for their commit at a time.
@@ -223,8 +223,8 @@ async fn get(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome
             selection(payload.keys, payload.since)?
         }
     };
-    let snapshot = session.services.sync.snapshot(who.user, &selection).await?;
-    Ok(format!("{{\"ok\":true,{}}}", restore::fields(&snapshot)))
+    let restore = session.services.sync.restore(who.user, &selection).await?;
+    Ok(format!("{{\"ok\":true,{}}}", restore.fields))
 }
 
 /// What of the session a client wants: `keys` and `since: {epoch, seq}`.

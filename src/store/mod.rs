@@ -387,6 +387,15 @@ pub struct CatchUp {
     pub more: bool,
 }
 
+/// How far a user's session is, and how big.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadRead {
+    /// The last change.
+    pub seq: Seq,
+    /// Bytes of live state.
+    pub live_bytes: u64,
+}
+
 /// Where the last ask of what moved ended; the default asks from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MovedSince(pub Option<u64>);
@@ -416,6 +425,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// A user's session at one moment; `None` when there is no such user.
     async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>>;
+
+    /// How far a user's session is, and how big; `None` when there is no such user.
+    async fn head(&self, user: UserId) -> StoreResult<Option<HeadRead>>;
 
     /// One entry, tombstones included.
     async fn entry(&self, user: UserId, key: &SessionKey) -> StoreResult<Option<Entry>>;

@@ -4,6 +4,7 @@
 //! What was committed reaches devices through the hub; nothing here knows a
 //! socket.
 
+pub mod cache;
 pub mod restore;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::store::{
 };
 use crate::telemetry::metrics::Metrics;
 use crate::wire::json;
+use cache::SessionCache;
+use restore::Restore;
 
 /// Characters of an op id.
 pub const OP_ID_CHARS_MAX: usize = 64;
@@ -26,6 +29,7 @@ pub struct SyncEngine {
     writer: Writer,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    cache: Option<SessionCache>,
 }
 
 /// A write that is in its user's lane and not answered yet.
@@ -35,9 +39,14 @@ pub struct Pending {
 }
 
 impl SyncEngine {
-    /// An engine on `store`, writing through `writer`.
-    pub fn new(writer: Writer, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
-        Self { writer, store, metrics }
+    /// An engine on `store`, writing through `writer`; `cache` keeps big restores.
+    pub fn new(
+        writer: Writer,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        cache: Option<SessionCache>,
+    ) -> Self {
+        Self { writer, store, metrics, cache }
     }
 
     /// Puts a write into its user's lane. Writes of one caller are applied in
@@ -84,11 +93,29 @@ impl SyncEngine {
         counter.increment(1);
     }
 
-    /// A user's session at one moment.
+    /// A user's session at one moment, as text.
     ///
     /// # Errors
     /// `unauthorized` when the user is gone; the store's failures.
-    pub async fn snapshot(&self, user: UserId, selection: &Selection) -> Outcome<Snapshot> {
+    pub async fn restore(&self, user: UserId, selection: &Selection) -> Outcome<Restore> {
+        let whole = selection.keys.is_none() && selection.since.is_none();
+        let Some(cache) = self.cache.as_ref().filter(|_| whole) else {
+            return Ok(Restore::of(&self.snapshot(user, selection).await?));
+        };
+        let epoch = self.store.epoch();
+        let head = self.store.head(user).await?.ok_or_else(user_is_gone)?;
+        let worth_it = cache.is_for(&head);
+        if worth_it && let Some(kept) = cache.get(user, &epoch, &head).await {
+            return Ok(kept);
+        }
+        let restore = Restore::of(&self.snapshot(user, selection).await?);
+        if worth_it {
+            cache.put(user, &epoch, &restore);
+        }
+        Ok(restore)
+    }
+
+    async fn snapshot(&self, user: UserId, selection: &Selection) -> Outcome<Snapshot> {
         self.store.snapshot(user, selection).await?.ok_or_else(user_is_gone)
     }
 

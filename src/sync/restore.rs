@@ -4,8 +4,34 @@
 //! States are copied verbatim. A full snapshot lists what exists; a delta lists
 //! what changed since the client's position, deletions under `removed`.
 
+use std::sync::Arc;
+
+use crate::model::Seq;
 use crate::store::{Entry, Snapshot};
 use crate::wire::json;
+
+/// A snapshot as text, and what else a restore needs of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restore {
+    /// See [`fields`].
+    pub fields: Arc<str>,
+    /// Everything up to here is in it.
+    pub seq: Seq,
+    /// It holds only what changed since the position asked from.
+    pub delta: bool,
+}
+
+impl Restore {
+    /// The snapshot as text.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Self { fields: fields(snapshot).into(), seq: snapshot.seq, delta: snapshot.delta }
+    }
+
+    /// `full` or `delta`.
+    pub fn mode(&self) -> &'static str {
+        if self.delta { "delta" } else { "full" }
+    }
+}
 
 /// The fields every answer shares, without the braces around them:
 /// `"sessionData":{...},"versions":{...},"seq":n,"epoch":"...","removed":[...]`.
@@ -32,11 +58,6 @@ pub fn fields(snapshot: &Snapshot) -> String {
     text
 }
 
-/// `full` or `delta`.
-pub fn mode(snapshot: &Snapshot) -> &'static str {
-    if snapshot.delta { "delta" } else { "full" }
-}
-
 fn present(snapshot: &Snapshot) -> impl Iterator<Item = &Entry> {
     snapshot.entries.iter().filter(|entry| entry.state.is_some())
 }
@@ -57,7 +78,7 @@ fn join<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Epoch, Seq, SessionKey, Timestamp, Version};
+    use crate::model::{Epoch, SessionKey, Timestamp, Version};
 
     fn entry(key: &str, state: Option<&str>) -> Entry {
         Entry {

@@ -75,6 +75,8 @@ metrics! {
     refused_handshakes: Counter = "tandem_refused_connects_total"; "Connects that were refused."
     restores_full: Counter = "tandem_restores_total", mode = "full"; "Restores sent, by mode."
     restores_delta: Counter = "tandem_restores_total", mode = "delta"; "Restores sent, by mode."
+    cache_hits: Counter = "tandem_session_cache_total", outcome = "hit"; "Big restores looked for in Redis, by outcome."
+    cache_misses: Counter = "tandem_session_cache_total", outcome = "miss"; "Big restores looked for in Redis, by outcome."
     restore_seconds: Histogram = "tandem_restore_seconds"; "Seconds from a device's CONNECT to its session-restored."
     events_in: Counter = "tandem_events_received_total"; "Events received from devices."
     events_refused: Counter = "tandem_events_refused_total"; "Events answered with an error."

@@ -25,8 +25,8 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Row};
 
 use super::{
-    Account, Bounds, CatchUp, Command, Entry, Moved, MovedSince, Reply, Retention, Selection, Snapshot,
-    Store, StoreError, StoreResult,
+    Account, Bounds, CatchUp, Command, Entry, HeadRead, Moved, MovedSince, Reply, Retention, Selection,
+    Snapshot, Store, StoreError, StoreResult,
 };
 use crate::model::{Change, Device, Epoch, LoginId, Seq, SessionKey, Timestamp, UserId};
 
@@ -142,6 +142,10 @@ impl Store for SqliteStore {
 
     async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>> {
         read::snapshot(&self.readers, &self.epoch, user, selection).await.map_err(fault)
+    }
+
+    async fn head(&self, user: UserId) -> StoreResult<Option<HeadRead>> {
+        read::head(&self.readers, user).await.map_err(fault)
     }
 
     async fn entry(&self, user: UserId, key: &SessionKey) -> StoreResult<Option<Entry>> {

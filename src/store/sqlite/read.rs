@@ -5,7 +5,7 @@ use sqlx::{Connection, Row};
 
 use super::sql::{device, json_list, key, seq, state, time, uuid, version};
 use crate::model::{Change, Epoch, LoginId, Seq, SessionKey, Timestamp, UserId};
-use crate::store::{Account, CatchUp, Entry, Moved, MovedSince, Selection, Snapshot};
+use crate::store::{Account, CatchUp, Entry, HeadRead, Moved, MovedSince, Selection, Snapshot};
 
 /// Bytes of state after which a catch-up ends and says that there is more.
 const CATCH_UP_BYTES: usize = 1 << 20;
@@ -60,6 +60,18 @@ fn entry_of(row: &SqliteRow) -> Result<Entry, sqlx::Error> {
         device: device(row, "device_id")?,
         updated_at: time(row, "updated_at")?,
     })
+}
+
+/// How far a user's session is, and how big.
+pub async fn head(readers: &SqlitePool, user: UserId) -> Result<Option<HeadRead>, sqlx::Error> {
+    let row = sqlx::query("SELECT seq, live_bytes FROM users WHERE id = ?")
+        .bind(user.to_string())
+        .fetch_optional(readers)
+        .await?;
+    row.map(|row| {
+        Ok(HeadRead { seq: seq(&row, "seq")?, live_bytes: super::sql::number(&row, "live_bytes")? })
+    })
+    .transpose()
 }
 
 /// One entry, tombstones included.
