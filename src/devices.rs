@@ -89,6 +89,17 @@ struct Listed {
     metadata: Box<RawValue>,
 }
 
+/// A run of a node beats every two seconds; one that has been silent for so long
+/// is dead.
+const NODE_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// The user's devices that are online, and those that only seemed to be.
+#[derive(Default)]
+struct Twins {
+    online: Vec<DeviceId>,
+    let_go: Vec<DeviceId>,
+}
+
 /// See the module's comment.
 pub struct DeviceService {
     store: Arc<dyn Store>,
@@ -123,9 +134,9 @@ impl DeviceService {
         info: DeviceInfo,
         connection: ConnectionId,
     ) -> Outcome<Connected> {
-        let online = match claimed {
-            Some(_) => Vec::new(),
-            None => self.online_for_resume(identity.user, &info).await?,
+        let twins = match claimed {
+            Some(_) => Twins::default(),
+            None => self.look_for_twins(identity.user, &info).await?,
         };
         let now = Clock::now();
         let connected = self
@@ -135,8 +146,10 @@ impl DeviceService {
                 login: identity.login,
                 claimed,
                 info,
-                online,
+                online: twins.online,
+                let_go: twins.let_go,
                 live_boots: vec![self.boot],
+                dead_before: self.dead_before(now),
                 resumable_since: now.plus_ms(-(self.resume_window.as_millis() as i64)),
                 connection,
                 boot: self.boot,
@@ -151,38 +164,47 @@ impl DeviceService {
         })
     }
 
-    /// The user's devices that are online and stay so. Whoever comes back without
-    /// naming itself may be one that only seems connected: those with the same
-    /// info are asked, here and on other nodes, and let go if they do not answer.
-    async fn online_for_resume(&self, user: UserId, info: &DeviceInfo) -> Outcome<Vec<DeviceId>> {
+    /// From when on the silence of another run means its death. Alone, there is
+    /// no other run that could be alive.
+    fn dead_before(&self, now: Timestamp) -> Timestamp {
+        let silence = if self.hub.is_clustered() { NODE_SILENCE_MAX.as_millis() as i64 } else { -1 };
+        now.plus_ms(-silence)
+    }
+
+    /// Whoever comes back without naming itself may be a device that only seems
+    /// connected: those with the same info are asked, here and on other nodes,
+    /// and let go if they do not answer.
+    async fn look_for_twins(&self, user: UserId, info: &DeviceInfo) -> Outcome<Twins> {
         let members = self.hub.members(user);
-        let (twins, others): (Vec<_>, Vec<_>) =
+        let (same, others): (Vec<_>, Vec<_>) =
             members.iter().partition(|member| member.info.fingerprint == info.fingerprint);
-        let mut online: Vec<_> = others.iter().map(|member| member.device).collect();
-        let asked = twins.into_iter().map(|member| async move { (member, member.recipient.probe().await) });
+        let mut twins = Twins::default();
+        twins.online.extend(others.iter().map(|member| member.device));
+        let asked = same.into_iter().map(|member| async move { (member, member.recipient.probe().await) });
         for (member, alive) in join_all(asked).await {
             if alive {
-                online.push(member.device);
+                twins.online.push(member.device);
             } else {
                 self.let_go(user, member).await;
             }
         }
         let here: Vec<_> = members.iter().map(|member| member.device).collect();
-        online.extend(self.online_elsewhere(user, info, &here).await?);
-        Ok(online)
+        self.look_elsewhere(user, info, &here, &mut twins).await?;
+        Ok(twins)
     }
 
-    async fn online_elsewhere(
+    async fn look_elsewhere(
         &self,
         user: UserId,
         info: &DeviceInfo,
         here: &[DeviceId],
-    ) -> Outcome<Vec<DeviceId>> {
+        twins: &mut Twins,
+    ) -> Outcome<()> {
         let own = self.hub.node_life();
         let mut rows = self.hub.roster(user).await.rows;
         rows.retain(|(device, row)| row.node != own && !here.contains(device));
         if rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let devices = self.store.devices(user).await?;
         let is_twin = |id: DeviceId| {
@@ -190,9 +212,12 @@ impl DeviceService {
         };
         let asked = rows.iter().map(|(device, row)| async move {
             let stays = !is_twin(*device) || self.hub.answers_elsewhere(user, *device, row).await;
-            stays.then_some(*device)
+            (*device, stays)
         });
-        Ok(join_all(asked).await.into_iter().flatten().collect())
+        for (device, stays) in join_all(asked).await {
+            if stays { twins.online.push(device) } else { twins.let_go.push(device) }
+        }
+        Ok(())
     }
 
     async fn let_go(&self, user: UserId, member: &Member) {

@@ -52,7 +52,7 @@ pub struct Arrival {
 
 impl Hub {
     /// Whether other nodes can be there.
-    pub(super) fn is_clustered(&self) -> bool {
+    pub fn is_clustered(&self) -> bool {
         self.0.clustered
     }
 

@@ -291,9 +291,13 @@ pub struct ConnectDevice {
     pub info: DeviceInfo,
     /// Devices that are connected somewhere: they are not up for resumption.
     pub online: Vec<DeviceId>,
-    /// Runs of nodes that are alive: what their rows call connected, is. A row
-    /// that another run left open belongs to a node that died.
+    /// Runs of nodes that are alive: what their rows call connected, is.
     pub live_boots: Vec<BootId>,
+    /// A row that another run left open belongs to a node that died, if that run
+    /// has said nothing since then.
+    pub dead_before: Timestamp,
+    /// Devices whose rows are open but who were found to be gone.
+    pub let_go: Vec<DeviceId>,
     /// Devices gone before this are not up for resumption either.
     pub resumable_since: Timestamp,
     /// The connection that will hold it.

@@ -71,7 +71,8 @@ async fn resumable(
         "SELECT d.id FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
          WHERE d.user_id = ? AND d.fingerprint = ? AND d.revoked_at IS NULL
            AND d.id NOT IN (SELECT value FROM json_each(?))
-           AND (d.disconnected_at IS NOT NULL OR d.boot_id NOT IN (SELECT value FROM json_each(?)))
+           AND (d.disconnected_at IS NOT NULL OR d.id IN (SELECT value FROM json_each(?))
+                OR (d.boot_id NOT IN (SELECT value FROM json_each(?)) AND coalesce(n.last_beat, 0) < ?))
            AND {LAST_SEEN} >= ?
          ORDER BY {LAST_SEEN} DESC LIMIT 1"
     );
@@ -79,7 +80,9 @@ async fn resumable(
         .bind(connect.user.to_string())
         .bind(connect.info.fingerprint.cast_signed())
         .bind(json_list(&connect.online))
+        .bind(json_list(&connect.let_go))
         .bind(json_list(&connect.live_boots))
+        .bind(connect.dead_before.0)
         .bind(connect.resumable_since.0)
         .fetch_optional(connection)
         .await?;
@@ -164,7 +167,8 @@ async fn make_room(
              SELECT d.id FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
              WHERE d.user_id = ?1 AND d.revoked_at IS NULL AND d.id <> ?2
                AND d.id NOT IN (SELECT value FROM json_each(?3))
-               AND (d.disconnected_at IS NOT NULL OR d.boot_id NOT IN (SELECT value FROM json_each(?4)))
+               AND (d.disconnected_at IS NOT NULL
+                    OR (d.boot_id NOT IN (SELECT value FROM json_each(?4)) AND coalesce(n.last_beat, 0) < ?6))
              ORDER BY {LAST_SEEN} ASC
              LIMIT max(0, (SELECT count(*) FROM devices WHERE user_id = ?1 AND revoked_at IS NULL) - ?5))
          RETURNING id"
@@ -175,6 +179,7 @@ async fn make_room(
         .bind(json_list(&connect.online))
         .bind(json_list(&connect.live_boots))
         .bind(devices_max)
+        .bind(connect.dead_before.0)
         .fetch_all(connection)
         .await?;
     rows.iter().map(|row| uuid(row, "id").map(DeviceId)).collect()
