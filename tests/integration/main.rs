@@ -37,6 +37,7 @@ mod latency;
 mod lifecycle;
 mod limits;
 mod messages;
+mod model;
 mod positions;
 mod power_cut;
 mod presence;

@@ -15,6 +15,8 @@ pub struct Replica {
     pub restored_at: u64,
     /// The seqs of the updates since then, in the order they came.
     pub seqs: Vec<u64>,
+    /// Keys whose newest change is their deletion.
+    pub deleted: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,14 +52,18 @@ impl Replica {
 
     /// Its session as `GET /api/session` would write it.
     pub fn session_data(&self) -> Value {
-        let entries = self.session.iter().map(|(key, held)| (key.clone(), held.state.clone()));
+        let entries = self.present().map(|(key, held)| (key.clone(), held.state.clone()));
         Value::Object(entries.collect::<Map<_, _>>())
     }
 
     /// The versions likewise.
     pub fn versions(&self) -> Value {
-        let entries = self.session.iter().map(|(key, held)| (key.clone(), held.version.into()));
+        let entries = self.present().map(|(key, held)| (key.clone(), held.version.into()));
         Value::Object(entries.collect::<Map<_, _>>())
+    }
+
+    fn present(&self) -> impl Iterator<Item = (&String, &Held)> {
+        self.session.iter().filter(|(key, _)| !self.deleted.contains(*key))
     }
 
     /// Whether it holds exactly what the store holds; key order aside.
@@ -70,6 +76,7 @@ impl Replica {
         self.restored_at = number(&restored["seq"]);
         self.seqs.clear();
         self.session.clear();
+        self.deleted.clear();
         for (key, state) in restored["sessionData"].as_object().expect("an object") {
             let version = number(&restored["versions"][key]);
             // A restore does not say each key's seq; it is not above the restore's own.
@@ -84,7 +91,13 @@ impl Replica {
         assert!(seq > last, "a device sees changes in order and never twice: {seq} came after {last}");
         self.seqs.push(seq);
         let held = Held { seq, version: number(&update["version"]), state: update["state"].clone() };
-        self.keep(update["sessionKey"].as_str().expect("a key"), held);
+        let key = update["sessionKey"].as_str().expect("a key");
+        if update["deleted"] == true {
+            self.deleted.insert(key.to_owned());
+        } else {
+            self.deleted.remove(key);
+        }
+        self.keep(key, held);
     }
 
     fn keep(&mut self, key: &str, held: Held) {
