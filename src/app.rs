@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tower::{Service, ServiceExt};
 
 use crate::auth::password::Hasher;
+use crate::auth::refresh::RefreshTokens;
 use crate::auth::token::Tokens;
 use crate::auth::{self, AuthService};
 use crate::backplane::{self, Backplane, Joined, Observed};
@@ -105,7 +106,18 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     tasks.spawn(beats(writer.clone(), boot, config.node_id.clone(), tasks.clone()));
     tasks.spawn(prune(store.clone(), tasks.clone()));
 
-    let auth = auth_service(&config, &secret, store.clone(), writer.clone(), metrics.clone())?;
+    let auth = Arc::new(AuthService::new(
+        auth::Parts {
+            store: store.clone(),
+            writer: writer.clone(),
+            hub: hub.clone(),
+            tokens: Tokens::new(&secret, config.jwt_secret_previous.as_ref(), config.legacy_tokens),
+            refresh_tokens: RefreshTokens::new(&secret, config.jwt_secret_previous.as_ref()),
+            hasher: hasher(&config)?,
+            metrics: metrics.clone(),
+        },
+        auth_settings(&config),
+    ));
     let devices = Arc::new(DeviceService::new(
         store.clone(),
         writer.clone(),
@@ -130,7 +142,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             trusted_proxies: config.trusted_proxies.clone(),
         }),
     };
-    let sockets = SocketService::new(Arc::new(socket::Services {
+    let sockets = Arc::new(socket::Services {
         auth,
         devices,
         sync,
@@ -138,10 +150,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         tasks: tasks.clone(),
         metrics: metrics.clone(),
         shares: socket::Shares::new(config.limits.events_per_second),
+        expiry: socket::expiry::Expiry::default(),
         settings: socket_settings(&config),
-    }));
+    });
+    tasks.spawn(socket::expiry::enforce(sockets.clone()));
     let entrance = Entrance {
-        sockets,
+        sockets: SocketService::new(sockets),
         rest: rest::routes(services.clone()),
         allowed_origins: config.allowed_origins.clone().into(),
     };
@@ -255,25 +269,20 @@ fn socket_settings(config: &Config) -> socket::Settings {
     }
 }
 
-fn auth_service(
-    config: &Config,
-    secret: &Secret,
-    store: Arc<dyn Store>,
-    writer: Writer,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<Arc<AuthService>> {
-    let tokens = Tokens::new(secret, config.jwt_secret_previous.as_ref(), config.legacy_tokens);
+fn hasher(config: &Config) -> anyhow::Result<Hasher> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // One core stays for everybody who is logged in already.
-    let hasher = Hasher::new(config.bcrypt_cost, cores.saturating_sub(1))?;
-    let settings = auth::Settings {
+    Hasher::new(config.bcrypt_cost, cores.saturating_sub(1))
+}
+
+fn auth_settings(config: &Config) -> auth::Settings {
+    auth::Settings {
         token_ttl: config.token_ttl,
         refresh_ttl: config.refresh_ttl,
         registration_open: config.registration_open,
         logins_per_email: config.limits.logins_per_email,
         auth_per_address: config.limits.auth_per_address,
-    };
-    Ok(Arc::new(AuthService::new(store, writer, tokens, hasher, settings, metrics)))
+    }
 }
 
 fn warnings(config: &Config) -> Vec<String> {
