@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tower::{Service, ServiceExt};
 
+use crate::auth::operator::Operator;
 use crate::auth::password::Hasher;
 use crate::auth::refresh::RefreshTokens;
 use crate::auth::token::Tokens;
@@ -166,8 +167,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .await
         .with_context(|| format!("cannot listen on {}:{}", config.host, config.port))?;
     let address = listener.local_addr()?;
-    let limits = || net::Limits { connections_max: config.limits.connections };
-    tasks.spawn(net::serve(listener, entrance, limits(), tasks.clone(), metrics.clone()));
+    let limits = |tls| net::Limits { connections_max: config.limits.connections, tls };
+    let tls = tls(&config, &tasks)?;
+    tasks.spawn(net::serve(listener, entrance, limits(tls), tasks.clone(), metrics.clone()));
     let metrics_address = match config.metrics_port {
         Some(port) => {
             let listener = TcpListener::bind((config.host, port))
@@ -175,7 +177,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
                 .with_context(|| format!("cannot listen on {}:{port}", config.host))?;
             let address = listener.local_addr()?;
             let routes = Plain(rest::metrics_routes(services));
-            tasks.spawn(net::serve(listener, routes, limits(), tasks.clone(), metrics));
+            tasks.spawn(net::serve(listener, routes, limits(None), tasks.clone(), metrics));
             Some(address)
         }
         None => None,
@@ -249,6 +251,14 @@ async fn join_backplane(config: &Config, tasks: &Tasks, metrics: Arc<Metrics>) -
     Ok(joined)
 }
 
+/// TLS on the main port, if it is configured, with its files followed.
+fn tls(config: &Config, tasks: &Tasks) -> anyhow::Result<Option<net::Tls>> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let tls = net::Tls::new(files.load().map_err(|unfit| anyhow::anyhow!("{unfit}"))?)?;
+    tasks.spawn(tls.clone().follow(files.clone(), tasks.clone()));
+    Ok(Some(tls))
+}
+
 fn bounds(config: &Config) -> Bounds {
     Bounds {
         merge: merge::Limits { state_bytes_max: config.limits.state_bytes, ..merge::Limits::default() },
@@ -267,6 +277,22 @@ fn socket_settings(config: &Config) -> socket::Settings {
         message_bytes: config.limits.message_bytes,
         sockets_per_user: config.limits.sockets_per_user,
     }
+}
+
+/// What the command line works with: the configured database, without a node.
+///
+/// # Errors
+/// When the store cannot be opened.
+pub async fn operator(config: &Config) -> anyhow::Result<Operator> {
+    let secret = secret(config, &mut Vec::new())?;
+    let previous = config.jwt_secret_previous.as_ref();
+    Ok(Operator {
+        store: store::open(&config.database, bounds(config)).await?,
+        tokens: Tokens::new(&secret, previous, config.legacy_tokens),
+        refresh_tokens: RefreshTokens::new(&secret, previous),
+        hasher: hasher(config)?,
+        token_ttl: config.token_ttl,
+    })
 }
 
 fn hasher(config: &Config) -> anyhow::Result<Hasher> {

@@ -1,6 +1,7 @@
 //! Who is it? Accounts, logins and the tokens that prove them.
 
 mod logins;
+pub mod operator;
 pub mod password;
 pub mod refresh;
 pub mod token;
