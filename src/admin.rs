@@ -9,9 +9,7 @@ use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tandem::app;
 use tandem::auth::operator::Operator;
-use tandem::config::Config;
 
 /// Random bytes of a password that is made here: 120 bits, 20 characters.
 const PASSWORD_BYTES: usize = 15;
@@ -58,20 +56,14 @@ pub fn commands() -> [Command; 2] {
 ///
 /// # Errors
 /// With a sentence for the operator.
-pub fn run(name: &str, matches: &ArgMatches, config: &Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let operator = app::operator(config).await?;
-        let done = match name {
-            "token" => {
-                let token = operator.token(email(matches)).await.map_err(explained)?;
-                say(&format!("{token}\n"))
-            }
-            _ => user(&operator, matches).await,
-        };
-        operator.store.close().await;
-        done
-    })
+pub async fn run(name: &str, matches: &ArgMatches, operator: &Operator) -> anyhow::Result<()> {
+    match name {
+        "token" => {
+            let token = operator.token(email(matches)).await.map_err(explained)?;
+            say(&format!("{token}\n"))
+        }
+        _ => user(operator, matches).await,
+    }
 }
 
 async fn user(operator: &Operator, matches: &ArgMatches) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
-use tandem::app::Running;
+use tandem::app::{self, Running};
 use tandem::config::{Config, Mistakes, SETTINGS, Sources};
 use tandem::net::tls;
 use tandem::store::Database;
@@ -81,7 +81,16 @@ fn refuse(mistakes: &Mistakes) -> ExitCode {
 
 fn administrate(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
-    match admin::run(name, matches, config) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async {
+            let operator = app::operator(config).await?;
+            let done = admin::run(name, matches, &operator).await;
+            operator.store.close().await;
+            done
+        })
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             drop(writeln!(std::io::stderr(), "{error:#}"));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::merge;
-use crate::model::{BootId, ConnectionId, DeviceId, LoginId, Revoked, Timestamp, UserId};
+use crate::model::{BootId, ConnectionId, DeviceId, DeviceInfo, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
     Account, Bearer, Bounds, ChangePassword, Command, ConnectDevice, Connected, Database, EndLogins,
     LeaveDevice, MoveDevice, NewAccount, NewLogin, Reply, Retention, RevokeDevice, RotateRefresh, Rotation,
@@ -102,7 +102,13 @@ async fn connect(store: &dyn Store, user: UserId, login: Option<LoginId>, boot: 
         login,
         issued_at: START,
         claimed: None,
-        info: crate::devices::parse_info(Some("{\"name\":\"Desk\",\"type\":\"desktop\"}")).unwrap(),
+        info: DeviceInfo {
+            name: "Desk".into(),
+            kind: "desktop".into(),
+            json: "{\"name\":\"Desk\",\"type\":\"desktop\"}".into(),
+            metadata: "{}".into(),
+            fingerprint: 1,
+        },
         online: Vec::new(),
         live_boots: vec![boot],
         resumable_since: FAR,
