@@ -20,7 +20,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tower::{Service, ServiceExt};
 
+use crate::auth::operator::Operator;
 use crate::auth::password::Hasher;
+use crate::auth::refresh::RefreshTokens;
 use crate::auth::token::Tokens;
 use crate::auth::{self, AuthService};
 use crate::backplane::{self, Backplane, Joined, Observed};
@@ -105,7 +107,18 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     tasks.spawn(beats(writer.clone(), boot, config.node_id.clone(), tasks.clone()));
     tasks.spawn(prune(store.clone(), tasks.clone()));
 
-    let auth = auth_service(&config, &secret, store.clone(), writer.clone(), metrics.clone())?;
+    let auth = Arc::new(AuthService::new(
+        auth::Parts {
+            store: store.clone(),
+            writer: writer.clone(),
+            hub: hub.clone(),
+            tokens: Tokens::new(&secret, config.jwt_secret_previous.as_ref(), config.legacy_tokens),
+            refresh_tokens: RefreshTokens::new(&secret, config.jwt_secret_previous.as_ref()),
+            hasher: hasher(&config)?,
+            metrics: metrics.clone(),
+        },
+        auth_settings(&config),
+    ));
     let devices = Arc::new(DeviceService::new(
         store.clone(),
         writer.clone(),
@@ -130,7 +143,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             trusted_proxies: config.trusted_proxies.clone(),
         }),
     };
-    let sockets = SocketService::new(Arc::new(socket::Services {
+    let sockets = Arc::new(socket::Services {
         auth,
         devices,
         sync,
@@ -138,10 +151,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         tasks: tasks.clone(),
         metrics: metrics.clone(),
         shares: socket::Shares::new(config.limits.events_per_second),
+        expiry: socket::expiry::Expiry::default(),
         settings: socket_settings(&config),
-    }));
+    });
+    tasks.spawn(socket::expiry::enforce(sockets.clone()));
     let entrance = Entrance {
-        sockets,
+        sockets: SocketService::new(sockets),
         rest: rest::routes(services.clone()),
         allowed_origins: config.allowed_origins.clone().into(),
     };
@@ -152,8 +167,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .await
         .with_context(|| format!("cannot listen on {}:{}", config.host, config.port))?;
     let address = listener.local_addr()?;
-    let limits = || net::Limits { connections_max: config.limits.connections };
-    tasks.spawn(net::serve(listener, entrance, limits(), tasks.clone(), metrics.clone()));
+    let limits = |tls| net::Limits { connections_max: config.limits.connections, tls };
+    let tls = tls(&config, &tasks)?;
+    tasks.spawn(net::serve(listener, entrance, limits(tls), tasks.clone(), metrics.clone()));
     let metrics_address = match config.metrics_port {
         Some(port) => {
             let listener = TcpListener::bind((config.host, port))
@@ -161,7 +177,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
                 .with_context(|| format!("cannot listen on {}:{port}", config.host))?;
             let address = listener.local_addr()?;
             let routes = Plain(rest::metrics_routes(services));
-            tasks.spawn(net::serve(listener, routes, limits(), tasks.clone(), metrics));
+            tasks.spawn(net::serve(listener, routes, limits(None), tasks.clone(), metrics));
             Some(address)
         }
         None => None,
@@ -235,6 +251,14 @@ async fn join_backplane(config: &Config, tasks: &Tasks, metrics: Arc<Metrics>) -
     Ok(joined)
 }
 
+/// TLS on the main port, if it is configured, with its files followed.
+fn tls(config: &Config, tasks: &Tasks) -> anyhow::Result<Option<net::Tls>> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let tls = net::Tls::new(files.load().map_err(|unfit| anyhow::anyhow!("{unfit}"))?)?;
+    tasks.spawn(tls.clone().follow(files.clone(), tasks.clone()));
+    Ok(Some(tls))
+}
+
 fn bounds(config: &Config) -> Bounds {
     Bounds {
         merge: merge::Limits { state_bytes_max: config.limits.state_bytes, ..merge::Limits::default() },
@@ -255,25 +279,36 @@ fn socket_settings(config: &Config) -> socket::Settings {
     }
 }
 
-fn auth_service(
-    config: &Config,
-    secret: &Secret,
-    store: Arc<dyn Store>,
-    writer: Writer,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<Arc<AuthService>> {
-    let tokens = Tokens::new(secret, config.jwt_secret_previous.as_ref(), config.legacy_tokens);
+/// What the command line works with: the configured database, without a node.
+///
+/// # Errors
+/// When the store cannot be opened.
+pub async fn operator(config: &Config) -> anyhow::Result<Operator> {
+    let secret = secret(config, &mut Vec::new())?;
+    let previous = config.jwt_secret_previous.as_ref();
+    Ok(Operator {
+        store: store::open(&config.database, bounds(config)).await?,
+        tokens: Tokens::new(&secret, previous, config.legacy_tokens),
+        refresh_tokens: RefreshTokens::new(&secret, previous),
+        hasher: hasher(config)?,
+        token_ttl: config.token_ttl,
+    })
+}
+
+fn hasher(config: &Config) -> anyhow::Result<Hasher> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // One core stays for everybody who is logged in already.
-    let hasher = Hasher::new(config.bcrypt_cost, cores.saturating_sub(1))?;
-    let settings = auth::Settings {
+    Hasher::new(config.bcrypt_cost, cores.saturating_sub(1))
+}
+
+fn auth_settings(config: &Config) -> auth::Settings {
+    auth::Settings {
         token_ttl: config.token_ttl,
         refresh_ttl: config.refresh_ttl,
         registration_open: config.registration_open,
         logins_per_email: config.limits.logins_per_email,
         auth_per_address: config.limits.auth_per_address,
-    };
-    Ok(Arc::new(AuthService::new(store, writer, tokens, hasher, settings, metrics)))
+    }
 }
 
 fn warnings(config: &Config) -> Vec<String> {

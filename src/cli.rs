@@ -1,15 +1,18 @@
 //! The command line: flags for every setting, and the subcommands.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
-use tandem::app::Running;
+use tandem::app::{self, Running};
 use tandem::config::{Config, Mistakes, SETTINGS, Sources};
+use tandem::net::tls;
 use tandem::store::Database;
+
+use crate::admin;
 
 /// The exit code for a configuration that cannot work.
 const EXIT_CONFIG: u8 = 2;
@@ -34,6 +37,7 @@ pub fn parse() -> Asked {
         (_, Err(mistakes)) => Asked::Done(refuse(&mistakes)),
         (Some("check-config"), Ok(_)) => done(say("The configuration is good.\n")),
         (Some("health"), Ok(config)) => done(health(&config)),
+        (Some(name @ ("user" | "token")), Ok(config)) => Asked::Done(administrate(name, &matches, &config)),
         (_, Ok(config)) => Asked::Serve(Box::new(config)),
     }
 }
@@ -55,6 +59,7 @@ fn command() -> Command {
         .subcommand(Command::new("serve").about("Run a node (the default)"))
         .subcommand(Command::new("check-config").about("Report every mistake in the configuration"))
         .subcommand(Command::new("gen-config").about("Print a .env file with every setting and its default"))
+        .subcommands(admin::commands())
         .subcommand(Command::new("health").about("Ask the node on this host whether it is ready; for probes"))
 }
 
@@ -72,6 +77,26 @@ fn flags(matches: &ArgMatches) -> HashMap<String, String> {
 fn refuse(mistakes: &Mistakes) -> ExitCode {
     drop(writeln!(std::io::stderr(), "The configuration cannot work:\n{mistakes}"));
     ExitCode::from(EXIT_CONFIG)
+}
+
+fn administrate(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async {
+            let operator = app::operator(config).await?;
+            let done = admin::run(name, matches, &operator).await;
+            operator.store.close().await;
+            done
+        })
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn done(outcome: std::io::Result<ExitCode>) -> Asked {
@@ -92,16 +117,27 @@ fn gen_config() -> std::io::Result<ExitCode> {
 
 /// A plain HTTP/1.1 request, so that images need no curl.
 fn health(config: &Config) -> std::io::Result<ExitCode> {
-    use std::io::Read;
     let host = if config.host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { config.host };
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(host, config.port), HEALTH_WITHIN)?;
+    let stream = TcpStream::connect_timeout(&SocketAddr::new(host, config.port), HEALTH_WITHIN)?;
     stream.set_read_timeout(Some(HEALTH_WITHIN))?;
-    stream.write_all(b"GET /api/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let answer = match config.tls {
+        None => ask_health(stream)?,
+        Some(_) => ask_health(tls::probe(stream).map_err(std::io::Error::other)?)?,
+    };
     let is_ready = answer.starts_with("HTTP/1.1 200");
     drop(writeln!(std::io::stdout(), "{}", answer.lines().last().unwrap_or_default()));
     Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ask_health(mut stream: impl Read + Write) -> std::io::Result<String> {
+    stream.write_all(b"GET /api/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        // The whole answer came; over TLS, without the farewell.
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+        outcome => drop(outcome?),
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// What a person at a terminal wants to know of a node that has just started.
@@ -109,6 +145,7 @@ pub struct Banner {
     node: String,
     storage: String,
     backplane: &'static str,
+    scheme: &'static str,
 }
 
 impl Banner {
@@ -118,6 +155,7 @@ impl Banner {
         Self {
             node: config.node_id.clone(),
             storage: format!("SQLite in {}", path.display()),
+            scheme: if config.tls.is_some() { "https" } else { "http" },
             backplane: if config.redis_url.is_some() { "Redis" } else { "none: this node is alone" },
         }
     }
@@ -137,7 +175,7 @@ impl Banner {
             tracing::warn!("{warning}");
         }
         if std::io::stdout().is_terminal() {
-            let url = format!("http://localhost:{}", running.address.port());
+            let url = format!("{}://localhost:{}", self.scheme, running.address.port());
             drop(writeln!(
                 std::io::stdout(),
                 "\n  Tandem {} · {}\n  {url}\n  storage    {}\n  backplane  {}\n",

@@ -15,14 +15,22 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::auth::Identity;
+use crate::backplane::Roster;
 use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Departure, Ending, Gone, Hub, Member};
 use crate::model::{BootId, Clock, ConnectionId, Device, DeviceId, DeviceInfo, Timestamp, UserId};
-use crate::store::{ConnectDevice, ConnectRefusal, Connected, LeaveDevice, Store, Writer};
+use crate::store::{
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, Store,
+    UpdateDevice, Writer,
+};
+use crate::wire;
 
 /// Bytes of deviceInfo.
 const INFO_BYTES_MAX: usize = 4 * 1024;
+
+/// A node that wrote its beat no longer ago than this is alive.
+const BEATS_WITHIN_MS: i64 = 10_000;
 
 /// Wait before a goodbye that the store could not take is tried again, and how
 /// often.
@@ -72,6 +80,61 @@ fn sorted(value: &Value) -> Value {
         Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
         other => other.clone(),
     }
+}
+
+/// What a user changes of a device.
+#[derive(Debug, Default)]
+pub struct Patch {
+    /// Another name.
+    pub name: Option<String>,
+    /// Other metadata, in the place of all there was.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+impl Patch {
+    /// Reads `{name?, metadata?}`.
+    ///
+    /// # Errors
+    /// `invalid_field` for anything but a string and an object that together are
+    /// no bigger than a deviceInfo may be, and for nothing at all.
+    pub fn of(mut fields: Map<String, Value>) -> Outcome<Self> {
+        let name = match fields.remove("name") {
+            None => None,
+            Some(Value::String(name)) => Some(name),
+            Some(_) => return Err(Failure::field("name", "name must be a string.")),
+        };
+        let metadata = match fields.remove("metadata") {
+            None => None,
+            Some(Value::Object(metadata)) => Some(metadata),
+            Some(_) => return Err(Failure::field("metadata", "metadata must be an object.")),
+        };
+        let bytes_of = |metadata: &Map<String, Value>| Value::Object(metadata.clone()).to_string().len();
+        if name.as_ref().map_or(0, String::len) > INFO_BYTES_MAX {
+            return Err(Failure::field("name", "name has at most 4 KiB."));
+        }
+        if metadata.as_ref().map_or(0, bytes_of) > INFO_BYTES_MAX {
+            return Err(Failure::field("metadata", "metadata has at most 4 KiB of JSON."));
+        }
+        if name.is_none() && metadata.is_none() {
+            return Err(Failure::field("name", "Give name, metadata or both."));
+        }
+        Ok(Self { name, metadata })
+    }
+}
+
+/// A device as it would say it of itself.
+fn info_of(device: &Device) -> Value {
+    let mut info = Map::new();
+    info.insert("name".to_owned(), device.name.clone().into());
+    info.insert("type".to_owned(), device.kind.clone().into());
+    if let Ok(metadata) = serde_json::from_str::<Map<String, Value>>(&device.metadata) {
+        info.extend(metadata.into_iter().filter(|(name, _)| !["name", "type"].contains(&name.as_str())));
+    }
+    Value::Object(info)
+}
+
+fn unknown_device() -> Failure {
+    Failure::new(Code::UnknownDevice, "There is no such device.")
 }
 
 /// A device as clients see it.
@@ -144,6 +207,7 @@ impl DeviceService {
             .connect_device(ConnectDevice {
                 user: identity.user,
                 login: identity.login,
+                issued_at: identity.issued_at,
                 claimed,
                 info,
                 online: twins.online,
@@ -248,31 +312,108 @@ impl DeviceService {
         });
     }
 
+    /// Changes the name or the metadata of a device and tells the others; the
+    /// device as clients see it.
+    ///
+    /// # Errors
+    /// `invalid_field`, `unknown_device`; the store's failures.
+    pub async fn update(&self, user: UserId, device: &str, patch: Patch) -> Outcome<String> {
+        let id = DeviceId::parse(device).ok_or_else(unknown_device)?;
+        let metadata = patch.metadata.map(|metadata| Value::Object(metadata).to_string().into());
+        let update = UpdateDevice { user, device: id, name: patch.name, metadata };
+        if !self.writer.update_device(update).await? {
+            return Err(unknown_device());
+        }
+        let devices = self.store.devices(user).await?;
+        // Revoked in this very moment.
+        let device = devices.into_iter().find(|device| device.id == id).ok_or_else(unknown_device)?;
+        self.hub.device_updated(user, id, &info_of(&device).to_string());
+        let since = self.online(user).await.since(id);
+        Ok(wire::json(&listed(device, since, Clock::now())))
+    }
+
+    /// Revokes a device: its sockets end for good, and with them the login of
+    /// its last connection unless another device is online with it. The others
+    /// are told.
+    ///
+    /// # Errors
+    /// `unknown_device`, also for a device of somebody else's; the store's
+    /// failures.
+    pub async fn revoke(&self, user: UserId, device: &str) -> Outcome<()> {
+        let device = DeviceId::parse(device).ok_or_else(unknown_device)?;
+        let at = Clock::now();
+        let online = self.online(user).await.devices();
+        let revoke = RevokeDevice { user, device, online, beating_since: at.plus_ms(-BEATS_WITHIN_MS), at };
+        let revoked = self.writer.revoke(Command::RevokeDevice(revoke)).await?.ok_or_else(unknown_device)?;
+        for revoked in &revoked {
+            self.hub.kick(user, revoked);
+        }
+        self.hub.device_removed(user, device);
+        Ok(())
+    }
+
+    /// A connection goes on under the login of another token of its user.
+    ///
+    /// # Errors
+    /// The store's failures; then nothing has changed.
+    pub async fn move_to_login(
+        &self,
+        identity: &Identity,
+        device: DeviceId,
+        connection: ConnectionId,
+    ) -> Outcome<()> {
+        let (user, login) = (identity.user, identity.login);
+        let members = self.hub.members(user);
+        let is_here = |member: &&Arc<Member>| member.connection == connection && member.login == login;
+        if members.iter().find(is_here).is_none() {
+            self.writer.submit(Command::MoveDevice(MoveDevice { user, device, connection, login })).await?;
+        }
+        self.hub.move_to_login(user, connection, login);
+        Ok(())
+    }
+
     /// The user's devices as a JSON array.
     ///
     /// # Errors
     /// The store's failures.
     pub async fn list(&self, user: UserId) -> Outcome<String> {
         let devices = self.store.devices(user).await?;
-        let members = self.hub.members(user);
-        let roster = self.hub.roster(user).await;
-        let online = |device: DeviceId| {
-            let here =
-                members.iter().find(|member| member.device == device).map(|member| member.connected_at);
-            here.or_else(|| {
-                let row = roster.rows.iter().find(|(id, _)| *id == device);
-                row.map(|(_, row)| Timestamp(row.since_ms))
-            })
-        };
+        let online = self.online(user).await;
         let now = Clock::now();
         let listed: Vec<_> = devices
             .into_iter()
             .map(|device| {
-                let since = online(device.id);
+                let since = online.since(device.id);
                 listed(device, since, now)
             })
             .collect();
-        Ok(crate::wire::json(&listed))
+        Ok(wire::json(&listed))
+    }
+
+    async fn online(&self, user: UserId) -> Online {
+        Online { here: self.hub.members(user), elsewhere: self.hub.roster(user).await }
+    }
+}
+
+/// Who is connected, on this node and, as far as can be told, on others.
+struct Online {
+    here: Vec<Arc<Member>>,
+    elsewhere: Roster,
+}
+
+impl Online {
+    /// When the device's present connection began.
+    fn since(&self, device: DeviceId) -> Option<Timestamp> {
+        let here = self.here.iter().find(|member| member.device == device).map(|member| member.connected_at);
+        here.or_else(|| {
+            let row = self.elsewhere.rows.iter().find(|(id, _)| *id == device);
+            row.map(|(_, row)| Timestamp(row.since_ms))
+        })
+    }
+
+    fn devices(&self) -> Vec<DeviceId> {
+        let here = self.here.iter().map(|member| member.device);
+        here.chain(self.elsewhere.rows.iter().map(|(device, _)| *device)).collect()
     }
 }
 
@@ -294,6 +435,7 @@ fn listed(device: Device, online_since: Option<Timestamp>, now: Timestamp) -> Li
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn unknown_fields_are_kept_as_metadata() {
@@ -315,6 +457,40 @@ mod tests {
         let [one, other] = same.map(|text| parse_info(Some(text)).unwrap().fingerprint);
         assert_eq!(one, other);
         assert_ne!(one, parse_info(Some(r#"{"b":1}"#)).unwrap().fingerprint);
+    }
+
+    #[test]
+    fn a_patch_is_a_name_an_object_or_both() {
+        let patch = |value: Value| Patch::of(value.as_object().unwrap().clone());
+        let both = patch(json!({"name": "Desk", "metadata": {"n": 12345678901234567_u64}})).unwrap();
+        assert_eq!((both.name.as_deref(), both.metadata.unwrap().len()), (Some("Desk"), 1));
+        let big = "x".repeat(INFO_BYTES_MAX + 1);
+        for bad in [
+            json!({}),
+            json!({"other": 1}),
+            json!({"name": null}),
+            json!({"name": 3}),
+            json!({"metadata": []}),
+            json!({"name": big}),
+            json!({"metadata": {"x": big}}),
+        ] {
+            assert_eq!(patch(bad).unwrap_err().code, Code::InvalidField);
+        }
+    }
+
+    #[test]
+    fn metadata_never_passes_for_name_or_type() {
+        let device = Device {
+            id: DeviceId::fresh(),
+            name: "Desk".into(),
+            kind: "desktop".into(),
+            metadata: r#"{"name":"other","size":2}"#.into(),
+            fingerprint: 0,
+            created_at: Timestamp(0),
+            connected_at: None,
+            last_seen: Timestamp(0),
+        };
+        assert_eq!(info_of(&device), json!({"name": "Desk", "type": "desktop", "size": 2}));
     }
 
     #[test]

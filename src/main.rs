@@ -1,5 +1,6 @@
 //! The life of the process: configure, observe, start, wait, drain.
 
+mod admin;
 mod cli;
 
 use std::process::ExitCode;

@@ -231,6 +231,18 @@ pub struct DeviceInfo {
     pub fingerprint: u64,
 }
 
+/// Something of a user's that was ended before its time and does not come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Revoked {
+    /// The whole account.
+    User,
+    /// One device.
+    Device(DeviceId),
+    /// One login; without an id, all tokens of the replaced server until now.
+    Login(Option<LoginId>),
+}
+
 /// A device as the store keeps it.
 #[derive(Clone, Debug)]
 pub struct Device {

@@ -154,6 +154,16 @@ pub fn device_disconnected_body(device: DeviceId, reason: &str, last_seen: Times
     format!("{{\"deviceId\":\"{device}\",\"reason\":\"{reason}\",\"lastSeen\":\"{last_seen}\"}}")
 }
 
+/// `device-updated`; `info` is its deviceInfo as JSON.
+pub fn device_updated(device: DeviceId, info: &str) -> Frame {
+    event("device-updated", &format!("{{\"deviceId\":\"{device}\",\"deviceInfo\":{info}}}"))
+}
+
+/// `device-removed`.
+pub fn device_removed(device: DeviceId) -> Frame {
+    event("device-removed", &format!("{{\"deviceId\":\"{device}\"}}"))
+}
+
 /// `value` as JSON.
 pub fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("our own types always encode")

@@ -1,20 +1,23 @@
 //! Who is it? Accounts, logins and the tokens that prove them.
 
+mod logins;
+pub mod operator;
 pub mod password;
+pub mod refresh;
 pub mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
-
 use crate::failure::{Code, Failure, Outcome};
+use crate::hub::Hub;
 use crate::limits::Throttle;
 use crate::model::{Clock, LoginId, Timestamp, UserId};
-use crate::store::{Account, NewAccount, NewLogin, Store, Writer};
+use crate::store::{Account, Bearer, NewAccount, NewLogin, Store, Writer};
 use crate::telemetry::metrics::Metrics;
 use password::Hasher;
+use refresh::RefreshTokens;
 use token::{Claims, Tokens};
 
 /// Characters of an e-mail address (RFC 5321, 4.5.3.1.3, less the brackets).
@@ -27,8 +30,16 @@ pub struct Identity {
     pub user: UserId,
     /// The login; nothing for tokens of the replaced server.
     pub login: Option<LoginId>,
+    /// When the token was made; 0 when it does not say.
+    pub issued_at: Timestamp,
     /// When the token ends.
     pub expires_at: Timestamp,
+}
+
+impl Identity {
+    fn bearer(&self) -> Bearer {
+        Bearer { user: self.user, login: self.login, issued_at: self.issued_at }
+    }
 }
 
 /// What a register or login gives.
@@ -57,11 +68,25 @@ pub struct Settings {
     pub auth_per_address: u32,
 }
 
+/// What the service works with.
+#[expect(missing_docs, reason = "each is what its type says")]
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub writer: Writer,
+    pub hub: Hub,
+    pub tokens: Tokens,
+    pub refresh_tokens: RefreshTokens,
+    pub hasher: Hasher,
+    pub metrics: Arc<Metrics>,
+}
+
 /// See the module's comment.
 pub struct AuthService {
     store: Arc<dyn Store>,
     writer: Writer,
+    hub: Hub,
     tokens: Tokens,
+    refresh_tokens: RefreshTokens,
     hasher: Hasher,
     settings: Settings,
     by_email: Throttle<String>,
@@ -70,18 +95,12 @@ pub struct AuthService {
 }
 
 impl AuthService {
-    /// A service on `store` that signs with `tokens` and hashes with `hasher`.
-    pub fn new(
-        store: Arc<dyn Store>,
-        writer: Writer,
-        tokens: Tokens,
-        hasher: Hasher,
-        settings: Settings,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    /// A service made of `parts`.
+    pub fn new(parts: Parts, settings: Settings) -> Self {
         let by_email = Throttle::per_minute(settings.logins_per_email);
         let by_address = Throttle::per_minute(settings.auth_per_address);
-        Self { store, writer, tokens, hasher, settings, by_email, by_address, metrics }
+        let Parts { store, writer, hub, tokens, refresh_tokens, hasher, metrics } = parts;
+        Self { store, writer, hub, tokens, refresh_tokens, hasher, settings, by_email, by_address, metrics }
     }
 
     /// Counts one try of `address` at register, login or refresh.
@@ -134,7 +153,7 @@ impl AuthService {
             // No account has such an address or password.
             return Err(self.invalid_credentials());
         }
-        self.by_email.try_one(email.clone(), Instant::now()).map_err(|wait| self.throttled(wait))?;
+        self.admit_password(&email)?;
         let account = self.store.account(&email).await?;
         let hash = account.as_ref().map(|account| account.password_hash.clone());
         let matches = self.hasher.verify(password, hash).await?;
@@ -148,6 +167,11 @@ impl AuthService {
         Ok(session)
     }
 
+    /// Counts one try of a password of `email`.
+    fn admit_password(&self, email: &str) -> Outcome<()> {
+        self.by_email.try_one(email.to_owned(), Instant::now()).map_err(|wait| self.throttled(wait))
+    }
+
     fn invalid_credentials(&self) -> Failure {
         self.metrics.logins_failed.increment(1);
         Failure::new(Code::InvalidCredentials, "The e-mail or the password is wrong.")
@@ -155,25 +179,35 @@ impl AuthService {
 
     /// A login that lasts as long as its longest token, and its refresh token.
     fn new_login(&self, user: UserId, at: Timestamp) -> (NewLogin, String) {
+        let login = LoginId::fresh();
+        let refresh_token = self.refresh_tokens.first(login);
+        let refresh_hash = refresh::hash(&refresh_token);
+        (NewLogin { user, login, at, expires_at: self.login_end(at), refresh_hash }, refresh_token)
+    }
+
+    /// When a login ends that is refreshed at `at` and never again.
+    fn login_end(&self, at: Timestamp) -> Timestamp {
         let life = self.settings.refresh_ttl.max(self.settings.token_ttl);
-        let refresh_token = fresh_refresh_token();
-        let refresh_hash = refresh_hash(&refresh_token);
-        let expires_at = at.plus_ms(life.as_millis() as i64);
-        (NewLogin { user, login: LoginId::fresh(), at, expires_at, refresh_hash }, refresh_token)
+        at.plus_ms(life.as_millis() as i64)
     }
 
     fn session(&self, account: &Account, login: &NewLogin, refresh_token: String) -> Session {
-        let ends = login.at.plus_ms(self.settings.token_ttl.as_millis() as i64);
-        let expires_at = Timestamp(ends.seconds() * 1000);
-        let claims = Claims::new(account.user, &account.email, login.login, login.at, expires_at);
+        let (token, expires_at) = self.sign(account.user, &account.email, login.login, login.at);
         Session {
             user: account.user,
             email: account.email.clone(),
             created_at: account.created_at,
-            token: self.tokens.sign(&claims),
+            token,
             expires_at,
             refresh_token,
         }
+    }
+
+    /// An access token of a login, and when it ends.
+    fn sign(&self, user: UserId, email: &str, login: LoginId, at: Timestamp) -> (String, Timestamp) {
+        let ends = at.plus_ms(self.settings.token_ttl.as_millis() as i64);
+        let expires_at = Timestamp(ends.seconds() * 1000);
+        (self.tokens.sign(&Claims::new(user, email, login, at, expires_at)), expires_at)
     }
 
     /// Checks a token's signature and times, not yet whether its login still is.
@@ -190,10 +224,10 @@ impl AuthService {
     /// `unauthorized` or `token_expired`; the store's failures.
     pub async fn authenticate(&self, token: &str) -> Outcome<Identity> {
         let identity = self.verify(token)?;
-        if self.store.is_authorized(identity.user, identity.login, Clock::now()).await? {
+        if self.store.is_authorized(&identity.bearer(), Clock::now()).await? {
             Ok(identity)
         } else {
-            Err(Failure::new(Code::Unauthorized, "This login has ended."))
+            Err(login_ended())
         }
     }
 }
@@ -214,15 +248,8 @@ fn normal_email(email: &str) -> Outcome<String> {
     if plain && sized && dotted && !local.contains('@') { Ok(email.to_lowercase()) } else { Err(invalid()) }
 }
 
-/// 256 random bits.
-fn fresh_refresh_token() -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
-}
-
-/// What is stored of a refresh token. Random tokens need no slow hash.
-fn refresh_hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
+fn login_ended() -> Failure {
+    Failure::new(Code::Unauthorized, "This login has ended.")
 }
 
 #[cfg(test)]

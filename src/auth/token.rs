@@ -53,6 +53,8 @@ impl Claims {
 #[serde(rename_all = "camelCase")]
 struct LegacyClaims {
     user_id: UserId,
+    #[serde(default)]
+    iat: i64,
     exp: i64,
 }
 
@@ -105,14 +107,14 @@ impl Tokens {
         let mut validation = validation(&["exp", "aud"]);
         validation.set_audience(&[AUDIENCE]);
         let claims: Claims = self.decode(token, &validation)?;
-        Ok((identity(claims.user_id, Some(claims.sid), claims.exp), claims.exp))
+        Ok((identity(claims.user_id, Some(claims.sid), claims.iat, claims.exp), claims.exp))
     }
 
     fn legacy(&self, token: &str) -> Outcome<(Identity, i64)> {
         let mut validation = validation(&["exp"]);
         validation.validate_aud = false;
         let claims: LegacyClaims = self.decode(token, &validation)?;
-        Ok((identity(claims.user_id, None, claims.exp), claims.exp))
+        Ok((identity(claims.user_id, None, claims.iat, claims.exp), claims.exp))
     }
 
     fn decode<T: serde::de::DeserializeOwned>(&self, token: &str, validation: &Validation) -> Outcome<T> {
@@ -131,8 +133,9 @@ fn validation(required: &[&str]) -> Validation {
     validation
 }
 
-fn identity(user: UserId, login: Option<LoginId>, expires: i64) -> Identity {
-    Identity { user, login, expires_at: Timestamp(expires.saturating_mul(1000)) }
+fn identity(user: UserId, login: Option<LoginId>, issued: i64, expires: i64) -> Identity {
+    let ms = |seconds: i64| Timestamp(seconds.saturating_mul(1000));
+    Identity { user, login, issued_at: ms(issued), expires_at: ms(expires) }
 }
 
 fn unauthorized() -> Failure {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::model::{ConnectionId, DeviceId, Seq, Version};
+use crate::model::{ConnectionId, DeviceId, Revoked, Seq, Version};
 
 /// Raised only when a reader of the old form could not make sense of the new one.
 const VERSION: u8 = 1;
@@ -141,6 +141,9 @@ pub struct Kick {
     /// Only this connection of the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<ConnectionId>,
+    /// Only the sockets of what was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
     /// A code of docs/PROTOCOL.md.
     pub reason: String,
 }

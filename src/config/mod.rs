@@ -17,6 +17,7 @@ pub use settings::{SETTINGS, Setting};
 
 use crate::model::Secret;
 use crate::net::network::Network;
+use crate::net::tls;
 use crate::store::Database;
 use crate::telemetry::LogFormat;
 
@@ -61,6 +62,7 @@ pub struct Config {
     pub host: IpAddr,
     pub port: u16,
     pub metrics_port: Option<u16>,
+    pub tls: Option<tls::Files>,
     pub node_id: String,
     pub jwt_secret: Option<Secret>,
     pub jwt_secret_previous: Option<Secret>,
@@ -192,6 +194,7 @@ impl Reader<'_> {
             metrics_port: self.optional("METRICS_PORT", "a port from 1 to 65535", |text| {
                 text.parse().ok().filter(|port| *port > 0)
             }),
+            tls: self.tls(),
             node_id: self.node_id(),
             jwt_secret: self.secret("JWT_SECRET"),
             jwt_secret_previous: self.secret("JWT_SECRET_PREVIOUS"),
@@ -299,6 +302,27 @@ impl Reader<'_> {
 
     fn secret(&self, name: &str) -> Option<Secret> {
         self.sources.get(name).map(|text| Secret::new(text.to_owned()))
+    }
+
+    /// Both files or neither, and a pair that can be served.
+    fn tls(&mut self) -> Option<tls::Files> {
+        let path = |name: &str| self.sources.get(name).map(|path| Path::new(path).to_owned());
+        let files = match (path("TLS_CERT"), path("TLS_KEY")) {
+            (None, None) => return None,
+            (Some(cert), Some(key)) => tls::Files { cert, key },
+            (Some(_), None) => {
+                self.mistakes.push("TLS_KEY: is required with TLS_CERT".to_owned());
+                return None;
+            }
+            (None, Some(_)) => {
+                self.mistakes.push("TLS_CERT: is required with TLS_KEY".to_owned());
+                return None;
+            }
+        };
+        if let Err(unfit) = files.load() {
+            self.mistakes.push(unfit.to_string());
+        }
+        Some(files)
     }
 
     fn node_id(&mut self) -> String {

@@ -21,6 +21,8 @@ const fn row(name: &'static str, default: &'static str, help: &'static str) -> S
 pub const SETTINGS: &[Setting] = &[
     row("PORT", "3001", "TCP port for REST and Socket.IO; 0 takes a free one"),
     row("HOST", "0.0.0.0", "address to listen on"),
+    row("TLS_CERT", "", "PEM file with the certificate chain, to serve https and wss; with TLS_KEY"),
+    row("TLS_KEY", "", "PEM file with the private key"),
     row("METRICS_PORT", "", "a second port that serves only /metrics, for scrapers"),
     row("NODE_ID", "", "this node's name in logs and health; default: the host name"),
     row("JWT_SECRET", "", "key that signs access tokens, 32 bytes or more"),

@@ -95,6 +95,16 @@ impl Fields {
         value.as_str().ok_or_else(|| Failure::field(name, format!("{name} must be a string.")))
     }
 
+    /// A field as it came, `null` included.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// All of them.
+    pub fn into_map(self) -> Map<String, Value> {
+        self.0
+    }
+
     /// A whole number from 0 that must be there.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::FromRef;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, patch, post};
 
 use crate::auth::AuthService;
 use crate::devices::DeviceService;
@@ -57,7 +57,13 @@ pub fn routes(services: Services) -> Router {
     Router::new()
         .route("/api/auth/register", post(accounts::register))
         .route("/api/auth/login", post(accounts::login))
+        .route("/api/auth/refresh", post(accounts::refresh))
+        .route("/api/auth/logout", post(accounts::logout))
+        .route("/api/auth/logout-all", post(accounts::logout_all))
+        .route("/api/auth/password", post(accounts::change_password))
+        .route("/api/account", delete(accounts::remove))
         .route("/api/devices", get(devices::list))
+        .route("/api/devices/{id}", patch(devices::update).delete(devices::revoke))
         .route("/api/session", get(session::read))
         .route(
             "/api/session/{key}",

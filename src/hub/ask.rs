@@ -2,7 +2,9 @@
 //!
 //! A hole shows only when something later arrives, so the last change before a
 //! crash or a lost publish would stay unseen. Healthy or not, each node asks the
-//! store, in one query whose cost follows what changed and not who is connected.
+//! store, in one query whose cost follows what changed and not who is connected;
+//! and in another what was revoked, by a node it does not hear or by the command
+//! line.
 
 use std::time::Duration;
 
@@ -15,15 +17,11 @@ const EVERY: Duration = Duration::from_secs(4);
 /// How often, while it does not: the store is then the only way between nodes.
 const EVERY_WITHOUT_BACKPLANE: Duration = Duration::from_secs(1);
 
-/// Asks until the process ends.
+/// Asks until the process ends. The first time tells only from where on.
 pub async fn ask_regularly(hub: Hub) {
     let mut since = MovedSince::default();
+    let mut revoked_since = None;
     loop {
-        let alone = hub.is_clustered() && !hub.0.backplane.is_up();
-        tokio::select! {
-            () = tokio::time::sleep(if alone { EVERY_WITHOUT_BACKPLANE } else { EVERY }) => {}
-            () = hub.0.tasks.ending() => return,
-        }
         match hub.0.store.moved(&since).await {
             Ok(moved) => {
                 hub.0.metrics.asks.increment(1);
@@ -34,6 +32,20 @@ pub async fn ask_regularly(hub: Hub) {
                 since = moved.next;
             }
             Err(error) => tracing::debug!(%error, "the store did not say what moved"),
+        }
+        match hub.0.store.revocations(revoked_since).await {
+            Ok((next, ended)) => {
+                for ended in ended {
+                    hub.kick_here(ended.user, &ended.revoked);
+                }
+                revoked_since = Some(next);
+            }
+            Err(error) => tracing::debug!(%error, "the store did not say what was revoked"),
+        }
+        let alone = hub.is_clustered() && !hub.0.backplane.is_up();
+        tokio::select! {
+            () = tokio::time::sleep(if alone { EVERY_WITHOUT_BACKPLANE } else { EVERY }) => {}
+            () = hub.0.tasks.ending() => return,
         }
     }
 }

@@ -19,7 +19,10 @@ use crate::backplane::{
     Changed, Delivery, Envelope, Inbound, InboundReceiver, Kick, Kind, Message, MessageStatus, NodeLife,
     Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Realtime, Roster, Row,
 };
-use crate::model::{Change, ConnectionId, DeviceId, DeviceInfo, MessageId, SessionKey, Timestamp, UserId};
+use crate::failure::Code;
+use crate::model::{
+    Change, Clock, ConnectionId, DeviceId, DeviceInfo, MessageId, Revoked, SessionKey, Timestamp, UserId,
+};
 use crate::wire;
 
 /// How long another node has to say whether a message reached its device.
@@ -131,9 +134,39 @@ impl Hub {
             let kick = Kick {
                 device: Some(arrival.device),
                 connection: Some(row.connection),
+                revoked: None,
                 reason: "replaced".to_owned(),
             };
             self.publish(arrival.user, Kind::Kick(kick), None);
+        }
+    }
+
+    pub(super) fn publish_kick(&self, user: UserId, revoked: &Revoked) {
+        if self.is_clustered() {
+            let reason = Code::Unauthorized.as_str().to_owned();
+            let kick = Kick { device: None, connection: None, revoked: Some(*revoked), reason };
+            self.publish(user, Kind::Kick(kick), None);
+        }
+    }
+
+    /// Tells a user's other devices that one has another name or metadata.
+    /// `info` is its deviceInfo as JSON.
+    pub fn device_updated(&self, user: UserId, device: DeviceId, info: &str) {
+        self.tell(user, &wire::device_updated(device, info), Some(device));
+        self.publish_presence(user, device, PresenceChange::Updated, Some(info.to_owned()));
+    }
+
+    /// Tells a user's other devices that one is no more.
+    pub fn device_removed(&self, user: UserId, device: DeviceId) {
+        self.tell(user, &wire::device_removed(device), Some(device));
+        self.publish_presence(user, device, PresenceChange::Removed, None);
+    }
+
+    fn publish_presence(&self, user: UserId, device: DeviceId, event: PresenceChange, info: Option<String>) {
+        if self.is_clustered() {
+            let at_ms = Clock::now().0;
+            let event = PresenceEvent { event, device, connection: None, at_ms, reason: None };
+            self.publish(user, Kind::Presence(event), info);
         }
     }
 
@@ -372,12 +405,16 @@ impl Hub {
                 let body = wire::device_disconnected_body(event.device, reason, at);
                 wire::event("device-disconnected", &body)
             }
-            PresenceChange::Updated | PresenceChange::Removed => return,
+            PresenceChange::Updated => wire::device_updated(event.device, info.as_deref().unwrap_or("{}")),
+            PresenceChange::Removed => wire::device_removed(event.device),
         };
         self.tell(user, &frame, Some(event.device));
     }
 
     fn take_kick(&self, user: UserId, kick: &Kick) {
+        if let Some(revoked) = &kick.revoked {
+            return self.kick_here(user, revoked);
+        }
         for member in self.members(user) {
             let is_meant = kick.device.is_none_or(|device| device == member.device)
                 && kick.connection.is_none_or(|connection| connection == member.connection);

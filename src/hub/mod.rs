@@ -7,6 +7,7 @@
 
 mod ask;
 mod cluster;
+mod kick;
 mod room;
 
 use std::sync::Arc;
@@ -87,6 +88,13 @@ pub enum Ending {
     ComeBack,
     /// The same, announced: this node is going away.
     Draining,
+    /// Its login has ended: the client is told and stays away.
+    LoginEnded,
+    /// Its token has ended: the client is told and stays away until it has
+    /// another.
+    TokenExpired,
+    /// The device was revoked: the client is told and stays away.
+    DeviceRevoked,
 }
 
 /// Why a device is gone, as others hear it.
@@ -102,9 +110,16 @@ pub enum Gone {
     PingTimeout,
     /// The server closed it.
     ServerClose,
+    /// The server closed it for good.
+    ServerDisconnect,
 }
 
 impl Gone {
+    /// Whether the connection ended on purpose, so that nobody waits for it.
+    fn is_final(self) -> bool {
+        matches!(self, Gone::ClientDisconnect | Gone::ServerDisconnect)
+    }
+
     /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -113,6 +128,7 @@ impl Gone {
             Gone::TransportError => "transport error",
             Gone::PingTimeout => "ping timeout",
             Gone::ServerClose => "server close",
+            Gone::ServerDisconnect => "server disconnect",
         }
     }
 }
@@ -152,6 +168,7 @@ struct Inner {
     sockets_per_user: usize,
     backplane: Arc<dyn Backplane>,
     clustered: bool,
+    kicked: kick::Kicked,
     /// Questions to other nodes that wait for their answer.
     pongs: DashMap<Uuid, oneshot::Sender<bool>>,
     /// Messages that wait for word from their device's node.
@@ -184,6 +201,7 @@ impl Hub {
             sockets_per_user: parts.sockets_per_user,
             backplane: parts.backplane,
             clustered: parts.clustered,
+            kicked: kick::Kicked::default(),
             pongs: DashMap::new(),
             confirmations: DashMap::new(),
         }))
@@ -195,13 +213,18 @@ impl Hub {
     /// # Errors
     /// When the user has too many sockets.
     pub fn join(&self, user: UserId, member: Member) -> Result<Joined, TooManySockets> {
+        let connection = member.connection;
         let mut member = Some(member);
-        loop {
+        let joined = loop {
             // A room that was removed meanwhile takes nobody in.
             if let Some(joined) = self.room_for(user).join(&mut member, self.0.sockets_per_user) {
-                return joined;
+                break joined;
             }
+        };
+        if let Some(member) = self.members(user).iter().find(|member| member.connection == connection) {
+            self.end_if_kicked(user, member);
         }
+        joined
     }
 
     /// The user's room, made if need be. The map is not locked any more when it
@@ -224,13 +247,13 @@ impl Hub {
     }
 
     /// Removes a device. The others hear of it at once if it said goodbye
-    /// itself, else after the grace, unless it is back by then.
+    /// itself or was sent away, else after the grace, unless it is back by then.
     pub fn leave(&self, left: Departure) {
         let Some(room) = self.room(left.user) else { return };
         if !room.remove(left.connection, left.device) {
             return;
         }
-        let at_once = left.gone == Gone::ClientDisconnect || self.0.grace.is_zero();
+        let at_once = left.gone.is_final() || self.0.grace.is_zero();
         let hub = self.clone();
         self.0.tasks.spawn(async move {
             if !at_once {

@@ -13,6 +13,7 @@ use crate::wire::{self, Frame};
 const WAITING_MAX: usize = 4_096;
 
 /// One connected device.
+#[derive(Clone)]
 pub struct Member {
     /// Which device.
     pub device: DeviceId,
@@ -219,6 +220,15 @@ impl Room {
             member.recipient.push(Item { frame: event, class: Class::Plain });
             true
         })
+    }
+
+    /// Notes that a connection goes on under another login; the member as it is
+    /// then.
+    pub fn move_to_login(&self, connection: ConnectionId, login: Option<LoginId>) -> Option<Arc<Member>> {
+        let mut state = self.lock();
+        let member = state.members.iter_mut().find(|member| member.connection == connection)?;
+        *member = Arc::new(Member { login, ..Member::clone(member) });
+        Some(member.clone())
     }
 
     pub fn members(&self) -> Vec<Arc<Member>> {

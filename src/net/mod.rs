@@ -7,6 +7,7 @@
 
 pub mod link;
 pub mod network;
+pub mod tls;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -18,11 +19,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
 
 pub use link::Link;
 use link::{Guarded, OpenConnection};
+pub use tls::Tls;
 
 use crate::drain::Tasks;
 use crate::telemetry::metrics::Metrics;
@@ -53,6 +56,8 @@ pub struct Peer {
 pub struct Limits {
     /// TCP connections that are served at a time.
     pub connections_max: usize,
+    /// TLS on every connection; nothing: none.
+    pub tls: Option<Tls>,
 }
 
 /// Accepts until `tasks` is told to stop listening; every connection is a task
@@ -92,8 +97,12 @@ pub async fn serve<S, B>(
                     metrics.refused_connections.increment(1);
                 }
                 if already_open < limits.connections_max + ANSWERED_OVER_CAP {
-                    let service = service.clone();
-                    tasks.spawn(connection(stream, address, service, over_cap, closing));
+                    let accepted = Accepted { stream, address, over_cap, closing };
+                    let (service, tls) = (service.clone(), limits.tls.clone());
+                    match tls {
+                        None => tasks.spawn(plain(accepted, service)),
+                        Some(tls) => tasks.spawn(encrypted(accepted, service, tls)),
+                    };
                 }
             }
             Err(error) => wait_after_failed_accept(&error).await,
@@ -108,13 +117,16 @@ async fn wait_after_failed_accept(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-async fn connection<S, B>(
-    stream: TcpStream,
+/// A connection that nobody has spoken on yet.
+struct Accepted<S> {
+    stream: S,
     address: SocketAddr,
-    service: S,
     over_cap: bool,
     closing: OpenConnection,
-) where
+}
+
+async fn plain<S, B>(accepted: Accepted<TcpStream>, service: S)
+where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body + Send + 'static,
@@ -122,9 +134,44 @@ async fn connection<S, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // Without it a relayed event waits up to 40 ms for the peer's delayed ACK.
+    if accepted.stream.set_nodelay(true).is_ok() {
+        http(accepted, service).await;
+    }
+}
+
+/// The same over TLS. What is guarded is what goes into the encryption, so that
+/// a ping can still be put between two frames.
+async fn encrypted<S, B>(accepted: Accepted<TcpStream>, service: S, tls: Tls)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let Accepted { stream, address, over_cap, closing } = accepted;
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            http(Accepted { stream: Box::new(stream), address, over_cap, closing }, service).await
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
+        Err(_) => tracing::debug!("no TLS handshake in time"),
+    }
+}
+
+async fn http<T, S, B>(accepted: Accepted<T>, service: S)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let Accepted { stream, address, over_cap, closing } = accepted;
     let link = Arc::new(Link::default());
     let peer = Peer { address: address.ip().to_canonical(), link: link.clone(), over_cap };
     let stamp = hyper::service::service_fn(move |mut request: Request<Incoming>| {

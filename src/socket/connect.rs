@@ -97,6 +97,9 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     services.hub.subscribe(who.user).await;
     restore(session, who, &selection).await?;
     count_transport(session);
+    for dropped in connected.dropped {
+        services.hub.device_removed(who.user, dropped);
+    }
     services.hub.arrived(Arrival {
         user: who.user,
         device: who.device,

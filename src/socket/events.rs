@@ -45,7 +45,9 @@ pub fn handle_at_once(session: &Session, id: Option<u64>, json: &str) -> bool {
     };
     let outcome = match event.name.as_str() {
         "realtime-event" => realtime(session, who, event.payload),
-        "session-update" | "session-delete" | "session-get" | "device-message" => return false,
+        "session-update" | "session-delete" | "session-get" | "device-message" | "auth-refresh" => {
+            return false;
+        }
         _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
     };
     session.answer(id, Some(&event.name), outcome);
@@ -132,6 +134,7 @@ async fn other(session: &Session, who: Who, event: &Named<'_>) -> Outcome<String
     match event.name.as_str() {
         "realtime-event" => realtime(session, who, event.payload),
         "session-get" => get(session, who, event.payload).await,
+        "auth-refresh" => refresh(session, who, event.payload).await,
         _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
     }
 }
@@ -205,6 +208,26 @@ fn op_id(value: Option<&RawValue>) -> Outcome<Option<Arc<str>>> {
         }
         text => Ok(text.map(Into::into)),
     }
+}
+
+#[derive(Deserialize)]
+struct RefreshPayload<'a> {
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    token: Option<&'a RawValue>,
+}
+
+/// Puts another token of the same user in force. A token that is refused leaves
+/// the old one as it was.
+async fn refresh(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
+    let payload: RefreshPayload<'_> = fields::object(payload)?;
+    let services = &session.services;
+    let identity = services.auth.authenticate(&fields::string(payload.token, "token")?).await?;
+    if identity.user != who.user {
+        return Err(Failure::new(Code::Unauthorized, "There is no valid token."));
+    }
+    services.devices.move_to_login(&identity, who.device, who.connection).await?;
+    session.renew(who, identity.expires_at);
+    Ok(format!("{{\"ok\":true,\"expiresAt\":\"{}\"}}", identity.expires_at))
 }
 
 #[derive(Deserialize)]

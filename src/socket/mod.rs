@@ -8,6 +8,7 @@
 mod connect;
 pub mod engine;
 mod events;
+pub mod expiry;
 mod fields;
 mod inbox;
 mod outbox;
@@ -41,6 +42,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Each user's share of events.
     pub shares: Shares,
+    /// When whose token ends.
+    pub expiry: expiry::Expiry,
     /// Bounds and times.
     pub settings: Settings,
 }

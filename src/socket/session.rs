@@ -5,7 +5,7 @@
 //! events take their turns (`inbox`, `events`); then it is closed, by the
 //! client, the transport or the server, and its device leaves the hub.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::engine::{Closed, Transport};
+use super::expiry::Stage;
 use super::inbox::{Inbox, Turn};
 use super::outbox::{Outbox, Then};
 use super::packet::{self, Kind, Packet};
@@ -28,6 +29,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What is in an inbox when the node drains is answered within this.
 const DRAIN_ANSWERS_WITHIN: Duration = Duration::from_secs(4);
+
+/// How long a polling client may take to fetch why it has to go.
+const FAREWELL_WAIT: Duration = Duration::from_secs(3);
 
 /// How often a draining session looks whether its inbox is empty.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -47,9 +51,9 @@ pub struct Who {
     pub device: DeviceId,
     /// This connection of it.
     pub connection: ConnectionId,
-    /// The login of its token.
+    /// The login of the token that it connected with.
     pub login: Option<LoginId>,
-    /// When its token ends.
+    /// When that token ends.
     pub expires_at: Timestamp,
 }
 
@@ -61,6 +65,8 @@ pub struct Session {
     pub(super) inbox: Inbox,
     outbox: Outbox,
     who: OnceLock<Who>,
+    /// When the token in force ends, in milliseconds since 1970.
+    token_ends: AtomicI64,
     share: Mutex<Option<SocketShare>>,
     connecting: AtomicBool,
     closed: AtomicBool,
@@ -80,6 +86,7 @@ impl Session {
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             who: OnceLock::new(),
+            token_ends: AtomicI64::new(0),
             share: Mutex::default(),
             connecting: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -152,12 +159,41 @@ impl Session {
         let share = self.services.shares.socket(who.user, Instant::now());
         *self.share.lock().unwrap_or_else(PoisonError::into_inner) = Some(share);
         self.services.metrics.sockets.increment(1);
+        self.token_ends.store(who.expires_at.0, Ordering::Release);
+        self.services.expiry.watch(who.connection, self.me.clone(), who.expires_at);
         let fresh = self.who.set(who).is_ok();
         if self.closed.load(Ordering::Acquire) {
             self.leave(who, Gone::TransportClose);
             return false;
         }
         fresh
+    }
+
+    /// When the token in force ends.
+    pub(super) fn token_ends(&self) -> Timestamp {
+        Timestamp(self.token_ends.load(Ordering::Acquire))
+    }
+
+    /// Another token of the same user is in force from now on.
+    pub(super) fn renew(&self, who: Who, ends: Timestamp) {
+        let expiry = &self.services.expiry;
+        expiry.forget(who.connection, self.token_ends());
+        self.token_ends.store(ends.0, Ordering::Release);
+        expiry.watch(who.connection, self.me.clone(), ends);
+        if self.left.load(Ordering::Acquire) {
+            expiry.forget(who.connection, ends);
+        }
+    }
+
+    /// The token in force ends soon, or has ended.
+    pub(super) fn token_due(&self, stage: Stage) {
+        match stage {
+            Stage::Warning => {
+                let body = format!("{{\"expiresAt\":\"{}\"}}", self.token_ends());
+                self.push(wire::event("auth-expiring", &body));
+            }
+            Stage::End => self.end(Ending::TokenExpired),
+        }
     }
 
     /// The restore is out: events that waited for it are handled now.
@@ -318,6 +354,23 @@ impl Session {
         });
     }
 
+    /// Tells the client why it has to go, in a way that makes stock clients stay
+    /// away, and closes. What the client sent before is not answered any more.
+    fn farewell(&self, why: Failure, gone: Gone) {
+        self.push(wire::error_event(&why, None));
+        self.push(wire::disconnect());
+        self.gone(gone);
+        if self.transport.is_websocket() {
+            return self.transport.close();
+        }
+        // A polling client fetches what is left for it, and closes by itself.
+        let transport = self.transport.clone();
+        self.services.tasks.spawn(async move {
+            tokio::time::sleep(FAREWELL_WAIT).await;
+            transport.close();
+        });
+    }
+
     /// The client's own `disconnect()`: the others hear of it at once.
     fn goodbye(&self) {
         self.gone(Gone::ClientDisconnect);
@@ -356,11 +409,12 @@ impl Session {
             Gone::ClientDisconnect => metrics.disconnects_client.increment(1),
             Gone::TransportClose | Gone::TransportError => metrics.disconnects_transport.increment(1),
             Gone::PingTimeout => metrics.disconnects_heartbeat.increment(1),
-            Gone::ServerClose => metrics.disconnects_server.increment(1),
+            Gone::ServerClose | Gone::ServerDisconnect => metrics.disconnects_server.increment(1),
         }
         metrics.sockets.decrement(1);
         *self.share.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.services.shares.forget(who.user);
+        self.services.expiry.forget(who.connection, self.token_ends());
         self.services.devices.leave(who.user, who.device, who.connection, gone);
         tracing::info!(user.id = %who.user, device.id = %who.device, reason = gone.as_str(), "device disconnected");
     }
@@ -384,11 +438,21 @@ impl Recipient for Session {
     fn end(&self, why: Ending) {
         match why {
             Ending::Replaced => {
-                let failure = Failure::new(Code::Replaced, "Another connection of this device took over.");
-                self.push(wire::error_event(&failure, None));
-                self.push(wire::disconnect());
-                self.gone(Gone::ServerClose);
-                self.transport.close();
+                let message = "Another connection of this device took over.";
+                self.farewell(Failure::new(Code::Replaced, message), Gone::ServerClose);
+            }
+            Ending::LoginEnded => {
+                let failure = Failure::new(Code::Unauthorized, "This login has ended.");
+                self.farewell(failure, Gone::ServerDisconnect);
+            }
+            Ending::DeviceRevoked => {
+                let message = "This device was removed by its user.";
+                self.farewell(Failure::new(Code::DeviceRevoked, message), Gone::ServerDisconnect);
+            }
+            // Who has a fresh token at hand is back within the grace.
+            Ending::TokenExpired => {
+                let failure = Failure::new(Code::TokenExpired, "The token has expired.");
+                self.farewell(failure, Gone::ServerClose);
             }
             Ending::ComeBack => self.transport.cut(),
             Ending::Draining => self.drain(),

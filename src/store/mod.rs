@@ -6,6 +6,7 @@
 //! sockets, nodes or the hub; what a batch of writes makes of what is there is
 //! decided by [`batch`], which is pure and the same for all of them.
 
+pub mod accounts;
 pub mod batch;
 mod sqlite;
 pub mod writer;
@@ -19,10 +20,14 @@ use async_trait::async_trait;
 use crate::failure::{Code, Failure};
 use crate::merge;
 use crate::model::{
-    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, Seq, SessionKey,
-    Timestamp, UserId, Version,
+    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, Revoked, Seq,
+    SessionKey, Timestamp, UserId, Version,
 };
 
+pub use accounts::{
+    Account, Bearer, ChangePassword, EndLogins, MoveDevice, NewAccount, NewLogin, Revocation, RevokeDevice,
+    RotateRefresh, Rotation, UpdateDevice, Which,
+};
 pub use writer::Writer;
 
 /// Bounds that the store enforces, since only it sees all of a user's keys.
@@ -112,10 +117,29 @@ pub enum Command {
     CreateAccount(NewAccount),
     /// A login of an account that exists.
     OpenLogin(NewLogin),
+    /// A refresh token makes way for its successor.
+    RotateRefresh(RotateRefresh),
+    /// Logins end.
+    EndLogins(EndLogins),
+    /// A password is replaced and logins end.
+    ChangePassword(ChangePassword),
+    /// An account goes, and everything of its user's.
+    RemoveUser {
+        /// Whose.
+        user: UserId,
+        /// When.
+        at: Timestamp,
+    },
     /// A device that connects: known by id, resumed by its info, or new.
     ConnectDevice(ConnectDevice),
     /// A device whose connection ended.
     LeaveDevice(LeaveDevice),
+    /// A device's connection goes on under another login.
+    MoveDevice(MoveDevice),
+    /// A device gets another name or metadata.
+    UpdateDevice(UpdateDevice),
+    /// A device may not come back.
+    RevokeDevice(RevokeDevice),
     /// This run of this node is alive.
     Beat {
         /// The run.
@@ -136,6 +160,14 @@ impl Command {
             Command::OpenLogin(login) => login.user,
             Command::ConnectDevice(connect) => connect.user,
             Command::LeaveDevice(leave) => leave.user,
+            // Whose it is, only the store knows; one login's are in order.
+            Command::RotateRefresh(rotate) => UserId(rotate.login.0),
+            Command::EndLogins(end) => end.user,
+            Command::ChangePassword(change) => change.user,
+            Command::RemoveUser { user, .. } => *user,
+            Command::MoveDevice(moved) => moved.user,
+            Command::UpdateDevice(update) => update.user,
+            Command::RevokeDevice(revoke) => revoke.user,
             Command::Beat { boot, .. } => UserId(boot.0),
         }
     }
@@ -159,6 +191,13 @@ pub enum Reply {
     AccountCreated(bool),
     /// Of [`Command::ConnectDevice`].
     Connected(Result<Connected, ConnectRefusal>),
+    /// Of [`Command::RotateRefresh`].
+    Rotated(Rotation),
+    /// Of [`Command::UpdateDevice`]: false when there is no such device.
+    Updated(bool),
+    /// What ended, of the commands that end something; nothing when there is no
+    /// such user, password or device.
+    Revoked(Option<Vec<Revoked>>),
     /// Of everything else.
     Done,
 }
@@ -248,36 +287,6 @@ pub enum WriteRefusal {
     UnknownUser,
 }
 
-/// A new account and the login that its maker gets.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is what its name says")]
-pub struct NewAccount {
-    pub account: Account,
-    pub login: NewLogin,
-}
-
-/// A login of an account that exists.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is what its name says")]
-pub struct NewLogin {
-    pub user: UserId,
-    pub login: LoginId,
-    pub at: Timestamp,
-    pub expires_at: Timestamp,
-    /// SHA-256 of the first refresh token.
-    pub refresh_hash: [u8; 32],
-}
-
-/// An account as the store keeps it.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is what its name says")]
-pub struct Account {
-    pub user: UserId,
-    pub email: String,
-    pub password_hash: String,
-    pub created_at: Timestamp,
-}
-
 /// A device that connects.
 #[derive(Clone, Debug)]
 pub struct ConnectDevice {
@@ -285,6 +294,8 @@ pub struct ConnectDevice {
     pub user: UserId,
     /// The login of its token; nothing for tokens of the replaced server.
     pub login: Option<LoginId>,
+    /// When its token was made.
+    pub issued_at: Timestamp,
     /// The device it says it is.
     pub claimed: Option<DeviceId>,
     /// What it says of itself.
@@ -448,9 +459,20 @@ pub trait Store: Send + Sync + 'static {
     /// The account of an e-mail address, in lower case.
     async fn account(&self, email: &str) -> StoreResult<Option<Account>>;
 
+    /// The account of a user.
+    async fn account_of(&self, user: UserId) -> StoreResult<Option<Account>>;
+
+    /// Accounts in the order of their addresses, `limit` of those after `email`.
+    async fn accounts_after(&self, email: &str, limit: u32) -> StoreResult<Vec<Account>>;
+
     /// Whether the user exists and the login, if one is named, is neither ended
-    /// nor expired at `at`.
-    async fn is_authorized(&self, user: UserId, login: Option<LoginId>, at: Timestamp) -> StoreResult<bool>;
+    /// nor expired at `at`; a token without a login must not be older than the
+    /// end of all such.
+    async fn is_authorized(&self, bearer: &Bearer, at: Timestamp) -> StoreResult<bool>;
+
+    /// What ended after a position, oldest first, and the position after it;
+    /// without one, only where that is now. What comes twice does no harm.
+    async fn revocations(&self, after: Option<u64>) -> StoreResult<(u64, Vec<Revocation>)>;
 
     /// A user's devices in the order of their making, revoked ones left out.
     async fn devices(&self, user: UserId) -> StoreResult<Vec<Device>>;
@@ -476,6 +498,13 @@ pub struct Retention {
     pub spared: Duration,
     /// Age of an op id.
     pub op_ids: Duration,
+    /// Age of a note that something was ended: longer than any node is away
+    /// from its store without restarting its sockets.
+    pub revocations: Duration,
+    /// Time since a login ended, in which its tokens are still told apart.
+    pub ended_logins: Duration,
+    /// Time since a device was revoked, in which it is told so.
+    pub revoked_devices: Duration,
 }
 
 impl Default for Retention {
@@ -485,6 +514,9 @@ impl Default for Retention {
             history: Duration::from_secs(7 * 86_400),
             spared: Duration::from_secs(600),
             op_ids: Duration::from_secs(86_400),
+            revocations: Duration::from_secs(86_400),
+            ended_logins: Duration::from_secs(7 * 86_400),
+            revoked_devices: Duration::from_secs(90 * 86_400),
         }
     }
 }

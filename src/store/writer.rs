@@ -15,10 +15,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, NewAccount, NewLogin, Reply,
-    SessionWrite, Store, StoreError, StoreResult, WriteRefusal, Written,
+    RotateRefresh, Rotation, SessionWrite, Store, StoreError, StoreResult, UpdateDevice, WriteRefusal,
+    Written,
 };
 use crate::drain::Tasks;
-use crate::model::{Change, UserId};
+use crate::model::{Change, Revoked, UserId};
 use crate::telemetry::metrics::Metrics;
 
 /// A caller waits no longer than this.
@@ -168,6 +169,40 @@ impl Writer {
     /// [`StoreError`] when it was not, or perhaps, kept.
     pub async fn open_login(&self, login: NewLogin) -> StoreResult<()> {
         self.submit(Command::OpenLogin(login)).await.map(drop)
+    }
+
+    /// Puts a refresh token's successor in its place.
+    ///
+    /// # Errors
+    /// [`StoreError`] when that was not, or perhaps, done.
+    pub async fn rotate(&self, rotate: RotateRefresh) -> StoreResult<Rotation> {
+        match self.submit(Command::RotateRefresh(rotate)).await? {
+            Reply::Rotated(rotation) => Ok(rotation),
+            other => unreachable!("a rotation is answered by {other:?}"),
+        }
+    }
+
+    /// Ends something for good: one of the commands answered by
+    /// [`Reply::Revoked`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when it was not, or perhaps, ended.
+    pub async fn revoke(&self, command: Command) -> StoreResult<Option<Vec<Revoked>>> {
+        match self.submit(command).await? {
+            Reply::Revoked(revoked) => Ok(revoked),
+            other => unreachable!("what ends something is answered by {other:?}"),
+        }
+    }
+
+    /// Changes what is kept of a device; false when there is no such device.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it was not, or perhaps, changed.
+    pub async fn update_device(&self, update: UpdateDevice) -> StoreResult<bool> {
+        match self.submit(Command::UpdateDevice(update)).await? {
+            Reply::Updated(updated) => Ok(updated),
+            other => unreachable!("a device's update is answered by {other:?}"),
+        }
     }
 
     /// Gives a connecting device its identity.

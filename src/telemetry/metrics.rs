@@ -113,6 +113,9 @@ metrics! {
     logins_ok: Counter = "tandem_logins_total", outcome = "ok"; "Logins, by outcome."
     logins_failed: Counter = "tandem_logins_total", outcome = "failed"; "Logins, by outcome."
     logins_throttled: Counter = "tandem_logins_total", outcome = "throttled"; "Logins, by outcome."
+    refreshes: Counter = "tandem_token_refreshes_total", outcome = "ok"; "Refresh tokens presented, by outcome."
+    refreshes_refused: Counter = "tandem_token_refreshes_total", outcome = "refused"; "Refresh tokens presented, by outcome."
+    refresh_reuses: Counter = "tandem_token_refreshes_total", outcome = "reused"; "Refresh tokens presented, by outcome."
     build_info: Gauge = "tandem_build_info", version = env!("CARGO_PKG_VERSION"); "1, with the version as a label."
 }
 

@@ -6,10 +6,10 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
 use super::sql::{insert_all, json_list, seq, session_id, state, time, uuid, version};
-use super::{devices, fault, sql};
+use super::{devices, fault, logins, sql};
 use crate::model::{SessionKey, UserId, Version};
 use crate::store::batch::{self, AppliedOp, Head, Loaded, Needs, Plan, Stored};
-use crate::store::{Bounds, Command, NewAccount, NewLogin, Reply, SessionWrite, StoreError, StoreResult};
+use crate::store::{Bounds, Command, Reply, SessionWrite, StoreError, StoreResult};
 
 /// Applies `batch`; see [`crate::store::Store::commit`].
 pub async fn commit(writer: &SqlitePool, batch: &[Command], bounds: &Bounds) -> StoreResult<Vec<Reply>> {
@@ -39,13 +39,26 @@ async fn apply(
                 Reply::Done
             }
             Command::CreateAccount(account) => {
-                Reply::AccountCreated(create_account(connection, account).await?)
+                Reply::AccountCreated(logins::create_account(connection, account).await?)
             }
-            Command::OpenLogin(login) => open_login(connection, login).await.map(|()| Reply::Done)?,
+            Command::OpenLogin(login) => logins::open(connection, login).await.map(|()| Reply::Done)?,
+            Command::RotateRefresh(rotate) => Reply::Rotated(logins::rotate(connection, rotate).await?),
+            Command::EndLogins(end) => {
+                Reply::Revoked(Some(logins::end(connection, end.user, end.which, end.at).await?))
+            }
+            Command::ChangePassword(change) => {
+                Reply::Revoked(logins::change_password(connection, change).await?)
+            }
+            Command::RemoveUser { user, at } => {
+                Reply::Revoked(logins::remove_user(connection, *user, *at).await?)
+            }
             Command::ConnectDevice(connect) => {
                 Reply::Connected(devices::connect(connection, connect, bounds.devices_per_user).await?)
             }
             Command::LeaveDevice(leave) => devices::leave(connection, leave).await.map(|()| Reply::Done)?,
+            Command::MoveDevice(moved) => devices::move_to(connection, moved).await.map(|()| Reply::Done)?,
+            Command::UpdateDevice(update) => Reply::Updated(devices::update(connection, update).await?),
+            Command::RevokeDevice(revoke) => Reply::Revoked(devices::revoke(connection, revoke).await?),
             Command::Beat { boot, node, at } => {
                 devices::beat(connection, *boot, node, *at).await.map(|()| Reply::Done)?
             }
@@ -273,37 +286,4 @@ async fn save_op_ids(connection: &mut SqliteConnection, plan: &Plan) -> Result<(
         },
     )
     .await
-}
-
-async fn create_account(connection: &mut SqliteConnection, new: &NewAccount) -> Result<bool, sqlx::Error> {
-    let account = &new.account;
-    let inserted = sqlx::query(
-        "INSERT INTO users (id, email, password_hash, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
-         ON CONFLICT (email) DO NOTHING",
-    )
-    .bind(account.user.to_string())
-    .bind(&account.email)
-    .bind(&account.password_hash)
-    .bind(account.created_at.0)
-    .bind(account.created_at.0)
-    .execute(&mut *connection)
-    .await?;
-    if inserted.rows_affected() == 0 {
-        return Ok(false);
-    }
-    open_login(connection, &new.login).await.map(|()| true)
-}
-
-async fn open_login(connection: &mut SqliteConnection, login: &NewLogin) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO logins (id, user_id, created_at, expires_at, refresh_hash) VALUES (?, ?, ?, ?, ?)",
-    )
-    .bind(login.login.to_string())
-    .bind(login.user.to_string())
-    .bind(login.at.0)
-    .bind(login.expires_at.0)
-    .bind(&login.refresh_hash[..])
-    .execute(connection)
-    .await
-    .map(drop)
 }

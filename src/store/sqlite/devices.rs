@@ -3,9 +3,13 @@
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
+use super::logins;
 use super::sql::{json_list, time, uuid};
-use crate::model::{BootId, Device, DeviceId, Timestamp, UserId};
-use crate::store::{ConnectDevice, ConnectRefusal, Connected, LeaveDevice};
+use crate::model::{BootId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
+use crate::store::{
+    Bearer, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, UpdateDevice,
+    Which,
+};
 
 /// The last moment a device is known to have been connected: for a row that a
 /// dead node left open, that node's last beat.
@@ -18,7 +22,8 @@ pub async fn connect(
     connect: &ConnectDevice,
     devices_max: u32,
 ) -> Result<Result<Connected, ConnectRefusal>, sqlx::Error> {
-    if !super::read::authorized(&mut *connection, connect.user, connect.login, connect.at).await? {
+    let bearer = Bearer { user: connect.user, login: connect.login, issued_at: connect.issued_at };
+    if !logins::authorized(&mut *connection, &bearer, connect.at).await? {
         return Ok(Err(ConnectRefusal::Unauthorized));
     }
     let known = match connect.claimed {
@@ -199,6 +204,82 @@ pub async fn leave(connection: &mut SqliteConnection, leave: &LeaveDevice) -> Re
     .execute(connection)
     .await
     .map(drop)
+}
+
+/// The connection goes on under another login.
+pub async fn move_to(connection: &mut SqliteConnection, moved: &MoveDevice) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE devices SET login_id = ? WHERE id = ? AND user_id = ? AND connection_id = ?")
+        .bind(moved.login.map(|login| login.to_string()))
+        .bind(moved.device.to_string())
+        .bind(moved.user.to_string())
+        .bind(moved.connection.to_string())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Another name, other metadata; false when the user has no such device.
+pub async fn update(connection: &mut SqliteConnection, update: &UpdateDevice) -> Result<bool, sqlx::Error> {
+    let updated = sqlx::query(
+        "UPDATE devices SET name = coalesce(?, name), metadata = coalesce(?, metadata)
+         WHERE id = ? AND user_id = ? AND revoked_at IS NULL",
+    )
+    .bind(update.name.as_deref())
+    .bind(update.metadata.as_deref())
+    .bind(update.device.to_string())
+    .bind(update.user.to_string())
+    .execute(connection)
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+/// The device may not come back; see [`RevokeDevice`].
+pub async fn revoke(
+    connection: &mut SqliteConnection,
+    revoke: &RevokeDevice,
+) -> Result<Option<Vec<Revoked>>, sqlx::Error> {
+    let row = sqlx::query(
+        "UPDATE devices SET revoked_at = ?1, disconnected_at = coalesce(disconnected_at, ?1)
+         WHERE id = ?2 AND user_id = ?3 AND revoked_at IS NULL RETURNING login_id",
+    )
+    .bind(revoke.at.0)
+    .bind(revoke.device.to_string())
+    .bind(revoke.user.to_string())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let login: Option<&str> = row.try_get("login_id")?;
+    let login = login.and_then(LoginId::parse);
+    let device = Revoked::Device(revoke.device);
+    logins::note(connection, revoke.user, &[device], revoke.at).await?;
+    let mut revoked = vec![device];
+    if !is_used_by_another(connection, revoke, login).await? {
+        revoked.extend(logins::end(connection, revoke.user, Which::Only(login), revoke.at).await?);
+    }
+    Ok(Some(revoked))
+}
+
+/// Whether another of the user's devices is online with this login.
+async fn is_used_by_another(
+    connection: &mut SqliteConnection,
+    revoke: &RevokeDevice,
+    login: Option<LoginId>,
+) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT 1 FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
+         WHERE d.user_id = ?1 AND d.revoked_at IS NULL
+           AND (d.login_id = ?2 OR (d.login_id IS NULL AND ?2 IS NULL))
+           AND (d.id IN (SELECT value FROM json_each(?3))
+                OR (d.disconnected_at IS NULL AND d.connected_at IS NOT NULL AND n.last_beat > ?4))
+         LIMIT 1",
+    )
+    .bind(revoke.user.to_string())
+    .bind(login.map(|login| login.to_string()))
+    .bind(json_list(&revoke.online))
+    .bind(revoke.beating_since.0)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.is_some())
 }
 
 /// This run of this node is alive.

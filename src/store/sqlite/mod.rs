@@ -7,6 +7,7 @@
 
 mod commit;
 mod devices;
+mod logins;
 mod prune;
 mod read;
 mod sql;
@@ -25,10 +26,10 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Row};
 
 use super::{
-    Account, Bounds, CatchUp, Command, Entry, HeadRead, Moved, MovedSince, Reply, Retention, Selection,
-    Snapshot, Store, StoreError, StoreResult,
+    Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, Moved, MovedSince, Reply, Retention,
+    Revocation, Selection, Snapshot, Store, StoreError, StoreResult,
 };
-use crate::model::{Change, Device, Epoch, LoginId, Seq, SessionKey, Timestamp, UserId};
+use crate::model::{Change, Device, Epoch, Seq, SessionKey, Timestamp, UserId};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -165,11 +166,23 @@ impl Store for SqliteStore {
     }
 
     async fn account(&self, email: &str) -> StoreResult<Option<Account>> {
-        read::account(&self.readers, email).await.map_err(fault)
+        logins::account(&self.readers, email).await.map_err(fault)
     }
 
-    async fn is_authorized(&self, user: UserId, login: Option<LoginId>, at: Timestamp) -> StoreResult<bool> {
-        read::is_authorized(&self.readers, user, login, at).await.map_err(fault)
+    async fn account_of(&self, user: UserId) -> StoreResult<Option<Account>> {
+        logins::account_of(&self.readers, user).await.map_err(fault)
+    }
+
+    async fn accounts_after(&self, email: &str, limit: u32) -> StoreResult<Vec<Account>> {
+        logins::accounts_after(&self.readers, email, limit).await.map_err(fault)
+    }
+
+    async fn is_authorized(&self, bearer: &Bearer, at: Timestamp) -> StoreResult<bool> {
+        logins::is_authorized(&self.readers, bearer, at).await.map_err(fault)
+    }
+
+    async fn revocations(&self, after: Option<u64>) -> StoreResult<(u64, Vec<Revocation>)> {
+        logins::revocations(&self.readers, after).await.map_err(fault)
     }
 
     async fn devices(&self, user: UserId) -> StoreResult<Vec<Device>> {

@@ -33,5 +33,28 @@ pub async fn prune(writer: &SqlitePool, retention: &Retention, now: Timestamp) -
     .bind(ROWS_AT_A_GO)
     .execute(writer)
     .await?;
-    Ok(op_ids.rows_affected() + changes.rows_affected())
+    let ended = [
+        (
+            "DELETE FROM revocations WHERE id IN (SELECT id FROM revocations WHERE at < ? LIMIT ?)",
+            retention.revocations,
+        ),
+        (
+            "DELETE FROM logins WHERE id IN (SELECT id FROM logins WHERE expires_at < ? LIMIT ?)",
+            retention.ended_logins,
+        ),
+        (
+            "DELETE FROM logins WHERE id IN (SELECT id FROM logins WHERE revoked_at < ? LIMIT ?)",
+            retention.ended_logins,
+        ),
+        (
+            "DELETE FROM devices WHERE id IN (SELECT id FROM devices WHERE revoked_at < ? LIMIT ?)",
+            retention.revoked_devices,
+        ),
+    ];
+    let mut pruned = op_ids.rows_affected() + changes.rows_affected();
+    for (statement, age) in ended {
+        let deleted = sqlx::query(statement).bind(before(age)).bind(ROWS_AT_A_GO).execute(writer).await?;
+        pruned += deleted.rows_affected();
+    }
+    Ok(pruned)
 }

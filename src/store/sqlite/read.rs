@@ -4,8 +4,8 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{Connection, Row};
 
 use super::sql::{device, json_list, key, seq, state, time, uuid, version};
-use crate::model::{Change, Epoch, LoginId, Seq, SessionKey, Timestamp, UserId};
-use crate::store::{Account, CatchUp, Entry, HeadRead, Moved, MovedSince, Selection, Snapshot};
+use crate::model::{Change, Epoch, Seq, SessionKey, UserId};
+use crate::store::{CatchUp, Entry, HeadRead, Moved, MovedSince, Selection, Snapshot};
 
 /// Bytes of state after which a catch-up ends and says that there is more.
 const CATCH_UP_BYTES: usize = 1 << 20;
@@ -205,51 +205,4 @@ pub async fn history(
     .fetch_all(readers)
     .await?;
     rows.iter().map(|row| change_of(row, user, "at")).collect()
-}
-
-/// The account of an e-mail address.
-pub async fn account(readers: &SqlitePool, email: &str) -> Result<Option<Account>, sqlx::Error> {
-    let row = sqlx::query("SELECT id, email, password_hash, created_at FROM users WHERE email = ?")
-        .bind(email)
-        .fetch_optional(readers)
-        .await?;
-    row.map(|row| {
-        Ok(Account {
-            user: UserId(uuid(&row, "id")?),
-            email: row.try_get("email")?,
-            password_hash: row.try_get("password_hash")?,
-            created_at: time(&row, "created_at")?,
-        })
-    })
-    .transpose()
-}
-
-/// Whether the user exists and the login, if named, is good.
-pub async fn is_authorized(
-    readers: &SqlitePool,
-    user: UserId,
-    login: Option<LoginId>,
-    at: Timestamp,
-) -> Result<bool, sqlx::Error> {
-    let mut connection = readers.acquire().await?;
-    authorized(&mut connection, user, login, at).await
-}
-
-/// The same on a connection at hand.
-pub async fn authorized(
-    connection: &mut SqliteConnection,
-    user: UserId,
-    login: Option<LoginId>,
-    at: Timestamp,
-) -> Result<bool, sqlx::Error> {
-    let row = match login {
-        None => sqlx::query("SELECT 1 FROM users WHERE id = ?").bind(user.to_string()),
-        Some(login) => sqlx::query(
-            "SELECT 1 FROM logins WHERE id = ? AND user_id = ? AND revoked_at IS NULL AND expires_at > ?",
-        )
-        .bind(login.to_string())
-        .bind(user.to_string())
-        .bind(at.0),
-    };
-    Ok(row.fetch_optional(connection).await?.is_some())
 }

@@ -1,0 +1,90 @@
+//! Ending the sockets of what was revoked.
+//!
+//! A socket may be on its way into the hub while what it stands on is revoked:
+//! its login was good when the store let it in, and it is not a member yet when
+//! the members are kicked. So a kick is remembered for longer than a connect
+//! takes, and whoever joins is held against it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Ending, Hub, Member};
+use crate::model::{ConnectionId, LoginId, Revoked, UserId};
+
+/// Longer than any connect takes between the store and the hub.
+const REMEMBERED_FOR: Duration = Duration::from_secs(10);
+
+/// Kicks of the last moments.
+#[derive(Default)]
+pub struct Kicked(Mutex<Vec<Kick>>);
+
+struct Kick {
+    at: Instant,
+    user: UserId,
+    revoked: Revoked,
+}
+
+impl Kicked {
+    fn remember(&self, user: UserId, revoked: Revoked) {
+        let now = Instant::now();
+        let mut kicks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kicks.retain(|kick| now.duration_since(kick.at) < REMEMBERED_FOR);
+        kicks.push(Kick { at: now, user, revoked });
+    }
+
+    /// The ending of a member that was kicked before it came.
+    fn ending(&self, user: UserId, member: &Member) -> Option<Ending> {
+        let kicks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hit = kicks.iter().find(|kick| kick.user == user && concerns(&kick.revoked, member))?;
+        Some(ending(&hit.revoked))
+    }
+}
+
+fn concerns(revoked: &Revoked, member: &Member) -> bool {
+    match revoked {
+        Revoked::User => true,
+        Revoked::Device(device) => *device == member.device,
+        Revoked::Login(login) => *login == member.login,
+    }
+}
+
+fn ending(revoked: &Revoked) -> Ending {
+    match revoked {
+        Revoked::Device(_) => Ending::DeviceRevoked,
+        Revoked::User | Revoked::Login(_) => Ending::LoginEnded,
+    }
+}
+
+impl Hub {
+    /// Ends the sockets of what was revoked, for good and on every node; also
+    /// those that are just coming in. Kicking again does no harm.
+    pub fn kick(&self, user: UserId, revoked: &Revoked) {
+        self.kick_here(user, revoked);
+        self.publish_kick(user, revoked);
+    }
+
+    /// The same on this node.
+    pub(super) fn kick_here(&self, user: UserId, revoked: &Revoked) {
+        self.0.kicked.remember(user, *revoked);
+        for member in self.members(user) {
+            if concerns(revoked, &member) {
+                member.recipient.end(ending(revoked));
+            }
+        }
+    }
+
+    /// A member's token was replaced by one of another login.
+    pub fn move_to_login(&self, user: UserId, connection: ConnectionId, login: Option<LoginId>) {
+        let Some(room) = self.room(user) else { return };
+        if let Some(member) = room.move_to_login(connection, login) {
+            self.end_if_kicked(user, &member);
+        }
+    }
+
+    /// For a member that has just come in, or under another login.
+    pub(super) fn end_if_kicked(&self, user: UserId, member: &Member) {
+        if let Some(ending) = self.0.kicked.ending(user, member) {
+            member.recipient.end(ending);
+        }
+    }
+}
