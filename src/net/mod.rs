@@ -93,7 +93,9 @@ pub async fn serve<S, B>(
                 }
                 if already_open < limits.connections_max + ANSWERED_OVER_CAP {
                     let service = service.clone();
-                    tasks.spawn(connection(stream, address, service, over_cap, closing));
+                    let stopping = tasks.clone();
+                    let stopping = async move { stopping.stop_listening().await };
+                    tasks.spawn(connection(stream, address, service, over_cap, closing, stopping));
                 }
             }
             Err(error) => wait_after_failed_accept(&error).await,
@@ -114,6 +116,7 @@ async fn connection<S, B>(
     service: S,
     over_cap: bool,
     closing: OpenConnection,
+    stopping: impl Future<Output = ()> + Send,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -137,8 +140,16 @@ async fn connection<S, B>(
         .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(true)
         .serve_connection(TokioIo::new(Guarded::new(stream, link, closing)), stamp)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let mut served = std::pin::pin!(served);
+    let served = tokio::select! {
+        served = &mut served => served,
+        () = stopping => {
+            // What is being answered is; a connection kept for later would hold up the end.
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "connection ended");
     }
