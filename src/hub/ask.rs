@@ -15,15 +15,11 @@ const EVERY: Duration = Duration::from_secs(4);
 /// How often, while it does not: the store is then the only way between nodes.
 const EVERY_WITHOUT_BACKPLANE: Duration = Duration::from_secs(1);
 
-/// Asks until the process ends.
+/// Asks until the process ends, for the first time at once: what moved later is
+/// news.
 pub async fn ask_regularly(hub: Hub) {
     let mut since = MovedSince::default();
     loop {
-        let alone = hub.is_clustered() && !hub.0.backplane.is_up();
-        tokio::select! {
-            () = tokio::time::sleep(if alone { EVERY_WITHOUT_BACKPLANE } else { EVERY }) => {}
-            () = hub.0.tasks.ending() => return,
-        }
         match hub.0.store.moved(&since).await {
             Ok(moved) => {
                 hub.0.metrics.asks.increment(1);
@@ -34,6 +30,11 @@ pub async fn ask_regularly(hub: Hub) {
                 since = moved.next;
             }
             Err(error) => tracing::debug!(%error, "the store did not say what moved"),
+        }
+        let alone = hub.is_clustered() && !hub.0.backplane.is_up();
+        tokio::select! {
+            () = tokio::time::sleep(if alone { EVERY_WITHOUT_BACKPLANE } else { EVERY }) => {}
+            () = hub.0.tasks.ending() => return,
         }
     }
 }
