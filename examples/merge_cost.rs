@@ -33,23 +33,14 @@ enum Owned {
 
 fn main() {
     let mut missed = false;
-    println!(
-        "{:<58} {:>9} {:>9} {:>7}  outcome",
-        "case", "best ms", "median ms", "bound"
-    );
+    println!("{:<58} {:>9} {:>9} {:>7}  outcome", "case", "best ms", "median ms", "bound");
     // Only the cases whose name contains the argument.
     let wanted = std::env::args().nth(1).unwrap_or_default();
-    for case in cases()
-        .into_iter()
-        .filter(|case| case.name.contains(&wanted))
-    {
+    for case in cases().into_iter().filter(|case| case.name.contains(&wanted)) {
         let (outcome, mut runs) = measure(&case);
         runs.sort_by(f64::total_cmp);
         let (best, median) = (runs[0], runs[RUNS / 2]);
-        println!(
-            "{:<58} {best:>9.3} {median:>9.3} {:>7}  {outcome}",
-            case.name, case.bound_ms
-        );
+        println!("{:<58} {best:>9.3} {median:>9.3} {:>7}  {outcome}", case.name, case.bound_ms);
         missed |= best > case.bound_ms;
     }
     assert!(!missed, "a bound was missed");
@@ -61,15 +52,8 @@ fn measure(case: &Case) -> (String, Vec<f64>) {
         Owned::Patch(text) => Change::Patch(text),
         Owned::Ops(text) => Change::Ops(text),
     };
-    let write = Write {
-        change,
-        base_version: case.base.as_ref().map(|_| 1),
-        on_conflict: OnConflict::Merge,
-    };
-    let current = Current {
-        version: 2,
-        state: Some(&case.state),
-    };
+    let write = Write { change, base_version: case.base.as_ref().map(|_| 1), on_conflict: OnConflict::Merge };
+    let current = Current { version: 2, state: Some(&case.state) };
     let mut told = String::new();
     let runs = (0..RUNS)
         .map(|_| {
@@ -85,16 +69,8 @@ fn measure(case: &Case) -> (String, Vec<f64>) {
 
 fn tell(outcome: &Result<Outcome<'_>, Refusal>) -> String {
     match outcome {
-        Ok(Outcome::Applied {
-            state: Some(text),
-            merged,
-            ..
-        }) => {
-            format!(
-                "{} bytes{}",
-                text.len(),
-                if *merged { ", merged" } else { "" }
-            )
+        Ok(Outcome::Applied { state: Some(text), merged, .. }) => {
+            format!("{} bytes{}", text.len(), if *merged { ", merged" } else { "" })
         }
         Ok(other) => format!("{other:?}"),
         Err(refusal) => refusal.to_string(),
@@ -118,25 +94,17 @@ fn cases() -> Vec<Case> {
     };
     let zeros = || filled("[", "]", |_| "0".to_owned());
     vec![
-        merging(
-            "merge: records in an object (notes, settings)",
-            5.0,
-            records,
-        ),
+        merging("merge: records in an object (notes, settings)", 5.0, records),
         merging("merge: one flat object, 15,000 short fields", 5.0, flat),
         merging("merge: every field changed by both sides", 10.0, |a, b| {
             filled("{", "}", |n| format!(r#""field-{n}":{{"v":"{a}{b}{n}"}}"#))
         }),
         merging("merge: 64 levels deep", 10.0, |a, b| {
             let open = r#"{"a":"#.repeat(62);
-            filled(&(open + "{"), &"}".repeat(63), |n| {
-                format!(r#""k{n}":{}"#, a * 2 + b)
-            })
+            filled(&(open + "{"), &"}".repeat(63), |n| format!(r#""k{n}":{}"#, a * 2 + b))
         }),
         merging("merge: names and strings all escapes", 10.0, |a, b| {
-            filled("{", "}", |n| {
-                format!(r#""\u00e9\ud800{n}":"\u00e9{}""#, a * 2 + b)
-            })
+            filled("{", "}", |n| format!(r#""\u00e9\ud800{n}":"\u00e9{}""#, a * 2 + b))
         }),
         Case {
             name: "patch: 30,000 removals",
@@ -145,10 +113,7 @@ fn cases() -> Vec<Case> {
             state: flat(0, 0),
             change: Owned::Patch(format!(
                 "{{{}}}",
-                (0..30_000)
-                    .map(|n| format!(r#""f{n}":null"#))
-                    .collect::<Vec<_>>()
-                    .join(",")
+                (0..30_000).map(|n| format!(r#""f{n}":null"#)).collect::<Vec<_>>().join(",")
             )),
         },
         ops(
@@ -161,9 +126,7 @@ fn cases() -> Vec<Case> {
             "ops: 1,000 tags into a set of 1,000",
             40.0,
             strings(1_000),
-            list(1_000, |n| {
-                format!(r#"{{"op":"add","path":"","value":"new-{n:08}"}}"#)
-            }),
+            list(1_000, |n| format!(r#"{{"op":"add","path":"","value":"new-{n:08}"}}"#)),
         ),
         ops(
             "refused: a list of 10,000",
@@ -175,17 +138,13 @@ fn cases() -> Vec<Case> {
             "hostile: 1,000 adds to 130,000 zeros",
             60.0,
             zeros(),
-            list(1_000, |n| {
-                format!(r#"{{"op":"add","path":"","value":{}}}"#, n + 1)
-            }),
+            list(1_000, |n| format!(r#"{{"op":"add","path":"","value":{}}}"#, n + 1)),
         ),
         ops(
             "hostile: 1,000 removes from 130,000 spellings of zero",
             100.0,
             zeros(),
-            list(1_000, |_| {
-                r#"{"op":"remove","path":"","value":1.0}"#.to_owned()
-            }),
+            list(1_000, |_| r#"{"op":"remove","path":"","value":1.0}"#.to_owned()),
         ),
         ops(
             "hostile: 1,000 times the first of 130,000 unset",
@@ -197,36 +156,25 @@ fn cases() -> Vec<Case> {
             "hostile: long escaped strings compared 1,000 times",
             100.0,
             filled("[", "]", |n| format!(r#""\u0061{}{n}""#, "x".repeat(400))),
-            list(1_000, |n| {
-                format!(
-                    r#"{{"op":"add","path":"","value":"a{}\u0079{n}"}}"#,
-                    "x".repeat(400)
-                )
-            }),
+            list(1_000, |n| format!(r#"{{"op":"add","path":"","value":"a{}\u0079{n}"}}"#, "x".repeat(400))),
         ),
         ops(
             "hostile: a number of 250,000 digits, 1,000 times max",
             100.0,
             "9".repeat(STATE_BYTES),
-            list(1_000, |_| {
-                r#"{"op":"max","path":"","value":1e9}"#.to_owned()
-            }),
+            list(1_000, |_| r#"{"op":"max","path":"","value":1e9}"#.to_owned()),
         ),
         ops(
             "hostile: objects compared 1,000 times",
             100.0,
             filled("[", "]", |n| format!(r#"{{"a":{{"b":{{"c":{n}}}}}}}"#)),
-            list(1_000, |_| {
-                r#"{"op":"add","path":"","value":{"a":{"b":{"c":-1}}}}"#.to_owned()
-            }),
+            list(1_000, |_| r#"{"op":"add","path":"","value":{"a":{"b":{"c":-1}}}}"#.to_owned()),
         ),
         ops(
             "hostile: two large arrays compared 1,000 times",
             100.0,
             format!("[{}]", filled("[", "]", |_| "0".to_owned())),
-            list(1_000, |_| {
-                r#"{"op":"remove","path":"","value":[0,0]}"#.to_owned()
-            }),
+            list(1_000, |_| r#"{"op":"remove","path":"","value":[0,0]}"#.to_owned()),
         ),
     ]
 }
@@ -258,9 +206,7 @@ fn records(a: u32, b: u32) -> String {
 
 /// Sides edit fields of their own.
 fn flat(a: u32, b: u32) -> String {
-    filled("{", "}", |n| {
-        format!(r#""f{n}":{}"#, if n % 2 == 0 { a } else { b } + 100_000)
-    })
+    filled("{", "}", |n| format!(r#""f{n}":{}"#, if n % 2 == 0 { a } else { b } + 100_000))
 }
 
 fn strings(n: usize) -> String {

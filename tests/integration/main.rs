@@ -1,4 +1,4 @@
-//! What one node promises, asked of the real binary by the stock client and by hand-made frames.
+//! What one node promises, and several together (`cluster`), asked of the real binary by the stock client and by hand-made frames.
 //!
 //! One file a subject. docs/PROTOCOL.md is the specification; a test's name is the sentence it proves.
 #![allow(
@@ -23,6 +23,7 @@ mod bad_events;
 mod bad_handshakes;
 mod bad_requests;
 mod catch_up;
+mod cluster;
 mod compare_and_set;
 mod conflicts;
 mod connecting;
@@ -48,3 +49,4 @@ mod sessions;
 mod slow_consumer;
 mod test_parts;
 mod tokens;
+mod writers;
