@@ -52,6 +52,12 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// How often the backplane's counters are copied into the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// Clients of a stopping node that are not back elsewhere by then are announced as gone.
+const GRACE_ON_DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// What that announcing may take.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(1);
+
 /// What shutting down may take beyond the drain itself.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -204,6 +210,11 @@ impl Running {
         self.tasks.refuse_sockets();
         self.close_sockets().await;
         self.tasks.close_listeners();
+        // Clients that come back elsewhere within their grace were never gone; presence must know
+        // until then where they were.
+        if !self.hub.emptied(GRACE_ON_DRAIN_MAX, ANNOUNCE_WITHIN).await {
+            tracing::warn!("not everybody's going was announced");
+        }
         self.backplane.leave().await;
         self.tasks.end();
         if tokio::time::timeout(END_WITHIN, self.tasks.ended()).await.is_err() {
@@ -218,6 +229,10 @@ impl Running {
         for member in everyone {
             member.recipient.end(Ending::Draining);
             tokio::time::sleep(step).await;
+        }
+        // Those who were being connected when the others were counted; who is told twice hears it once.
+        for member in self.hub.everyone() {
+            member.recipient.end(Ending::Draining);
         }
     }
 }

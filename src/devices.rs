@@ -160,7 +160,7 @@ const NODE_SILENCE_MAX: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Twins {
     online: Vec<DeviceId>,
-    let_go: Vec<DeviceId>,
+    let_go: Vec<ConnectionId>,
 }
 
 /// See the module's comment.
@@ -276,10 +276,10 @@ impl DeviceService {
         };
         let asked = rows.iter().map(|(device, row)| async move {
             let stays = !is_twin(*device) || self.hub.answers_elsewhere(user, *device, row).await;
-            (*device, stays)
+            (*device, row.connection, stays)
         });
-        for (device, stays) in join_all(asked).await {
-            if stays { twins.online.push(device) } else { twins.let_go.push(device) }
+        for (device, connection, stays) in join_all(asked).await {
+            if stays { twins.online.push(device) } else { twins.let_go.push(connection) }
         }
         Ok(())
     }
@@ -300,14 +300,17 @@ impl DeviceService {
     pub fn leave(&self, user: UserId, device: DeviceId, connection: ConnectionId, gone: Gone) {
         let now = Clock::now();
         self.hub.leave(Departure { user, device, connection, gone, at: now });
-        let writer = self.writer.clone();
+        let (writer, tasks) = (self.writer.clone(), self.tasks.clone());
         self.tasks.spawn(async move {
             let leave = LeaveDevice { user, device, connection, at: now };
             for _ in 0..LEAVE_TRIES {
                 if writer.leave_device(leave.clone()).await.is_ok() {
                     return;
                 }
-                tokio::time::sleep(LEAVE_RETRY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(LEAVE_RETRY) => {}
+                    () = tasks.ending() => return,
+                }
             }
         });
     }

@@ -2,7 +2,7 @@
 //!
 //! Envelopes wait in a bounded channel. What does not fit is dropped and its user remembered, and
 //! the receiver learns of it as `Missed` before it takes anything more. Notices (`Missed`, `Up`,
-//! `Down`, `Reinstated`) stand beside the queue and coalesce, so a full queue cannot lose them.
+//! `Down`, `Reinstated`, `Overtaken`) stand beside the queue and coalesce, so a full queue cannot lose them.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use super::envelope::Envelope;
 use super::observed::{Observed, count};
 use super::presence::Row;
-use crate::model::{DeviceId, UserId};
+use crate::model::{ConnectionId, DeviceId, UserId};
 
 /// Past this many named users the hub is better off looking at all of its own.
 const MISSED_USERS_MAX: usize = 4096;
@@ -33,6 +33,9 @@ pub enum Inbound {
     /// Others had taken this node for dead and announced these devices as gone; their rows are
     /// back, so announce them as connected.
     Reinstated(Vec<(UserId, DeviceId, Row)>),
+    /// Newer connections of the devices took their places while nodes could not hear each other:
+    /// whoever holds one of these ends it.
+    Overtaken(Vec<(UserId, DeviceId, ConnectionId)>),
 }
 
 /// How much may wait for the hub.
@@ -79,6 +82,7 @@ struct Notices {
     /// It was down since the last report, however shortly: that is told before "up" is.
     went_down: bool,
     reinstated: Vec<(UserId, DeviceId, Row)>,
+    overtaken: Vec<(UserId, DeviceId, ConnectionId)>,
 }
 
 pub(super) fn queue(limits: InboundLimits, observed: Arc<Observed>) -> (InboundSender, InboundReceiver) {
@@ -153,6 +157,10 @@ impl InboundSender {
     pub(super) fn reinstated(&self, rows: Vec<(UserId, DeviceId, Row)>) {
         self.shared.notice(|notices| notices.reinstated.extend(rows));
     }
+
+    pub(super) fn overtaken(&self, user: UserId, device: DeviceId, connection: ConnectionId) {
+        self.shared.notice(|notices| notices.overtaken.push((user, device, connection)));
+    }
 }
 
 impl Shared {
@@ -179,6 +187,9 @@ impl Shared {
         }
         if !notices.reinstated.is_empty() {
             return Some(Inbound::Reinstated(std::mem::take(&mut notices.reinstated)));
+        }
+        if !notices.overtaken.is_empty() {
+            return Some(Inbound::Overtaken(std::mem::take(&mut notices.overtaken)));
         }
         None
     }

@@ -17,7 +17,8 @@ const EVERY: Duration = Duration::from_secs(4);
 /// How often, while it does not: the store is then the only way between nodes.
 const EVERY_WITHOUT_BACKPLANE: Duration = Duration::from_secs(1);
 
-/// Asks until the process ends. The first time tells only from where on.
+/// Asks until the process ends, for the first time at once: what moved later is
+/// news.
 pub async fn ask_regularly(hub: Hub) {
     let mut since = MovedSince::default();
     let mut revoked_since = None;

@@ -5,7 +5,7 @@
 //! own; one that came without its state, or that may have been missed, is read
 //! from the store. Nothing here waits for Redis on the way of a write.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Class, Departure, Ending, Hub, Item};
+use super::{Class, Departure, Ending, Gone, Hub, Item, Presence};
 use crate::backplane::{
     Changed, Delivery, Envelope, Inbound, InboundReceiver, Kick, Kind, Message, MessageStatus, NodeLife,
     Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Realtime, Roster, Row,
@@ -31,6 +31,12 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(1);
 /// How long another node has to ping its device for us: its own wait for the
 /// device, and the way there and back.
 const REMOTE_PROBE_WITHIN: Duration = Duration::from_millis(700);
+
+/// Departures that are kept for when the others can be told again.
+const UNTOLD_MAX: usize = 16_384;
+
+/// Wait before the rest of them is tried again.
+const UNTOLD_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a connect waits for who is online elsewhere.
 const ROSTER_WITHIN: Duration = Duration::from_millis(500);
@@ -60,7 +66,7 @@ impl Hub {
     }
 
     /// Reaches this user's envelopes from now on, or says so within 500 ms.
-    pub async fn subscribe(&self, user: UserId) {
+    pub(super) async fn subscribe(&self, user: UserId) {
         if self.is_clustered()
             && let Err(error) = self.0.backplane.subscribe(user).await
         {
@@ -114,7 +120,16 @@ impl Hub {
         self.0.tasks.spawn(async move {
             let online =
                 Online { connection: arrival.connection, since_ms: arrival.at.0, fence: arrival.fence };
-            match hub.0.backplane.presence_set(arrival.user, arrival.device, online).await {
+            let placed = hub.0.backplane.presence_set(arrival.user, arrival.device, online).await;
+            if matches!(hub.presence(&arrival), Presence::Unknown) {
+                // Gone already: that it came is no news any more. That it went is, to those who knew it from
+                // the connection whose place it took.
+                if matches!(placed, Ok(Placed::Stands { replaced: Some(_) })) {
+                    hub.tell_gone_again(&arrival);
+                }
+                return;
+            }
+            match placed {
                 Ok(Placed::Stands { replaced: Some(row) }) => hub.replace(&arrival, &row),
                 Ok(Placed::Fenced { .. }) => {
                     hub.end_connection(arrival.user, arrival.connection, Ending::Replaced)
@@ -126,6 +141,19 @@ impl Hub {
                 }
             }
         });
+    }
+
+    fn tell_gone_again(&self, arrival: &Arrival) {
+        let gone = Gone::ClientDisconnect;
+        let (user, device, connection) = (arrival.user, arrival.device, arrival.connection);
+        let body = wire::device_disconnected_body(device, gone.as_str(), arrival.at);
+        self.tell(user, &wire::event("device-disconnected", &body), Some(device));
+        self.publish_departure(&Departure { user, device, connection, gone, at: arrival.at });
+    }
+
+    fn presence(&self, arrival: &Arrival) -> Presence {
+        let room = self.room(arrival.user);
+        room.map_or(Presence::Unknown, |room| room.presence(arrival.device, arrival.connection))
     }
 
     /// The device was known elsewhere: whatever socket it has there is told.
@@ -193,7 +221,45 @@ impl Hub {
             return true;
         }
         let removed = self.0.backplane.presence_remove(left.user, left.device, left.connection).await;
+        if removed.is_err() {
+            self.untold(left);
+        }
         removed.unwrap_or(true)
+    }
+
+    fn untold(&self, left: &Departure) {
+        let mut untold = self.0.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        if untold.len() < UNTOLD_MAX {
+            untold.push(*left);
+        }
+    }
+
+    /// Tells the others who went while they could not be told, and takes them out
+    /// of presence, where they would stay online for good.
+    async fn tell_departures(&self) {
+        while self.0.backplane.is_up() {
+            let untold = std::mem::take(&mut *self.0.untold.lock().unwrap_or_else(PoisonError::into_inner));
+            if untold.is_empty() {
+                return;
+            }
+            for left in untold {
+                match self.0.backplane.presence_remove(left.user, left.device, left.connection).await {
+                    Ok(true) => self.publish_departure(&left),
+                    Ok(false) => {
+                        // Without a row of any connection it is gone too: Redis may have forgotten it.
+                        let roster = self.roster(left.user).await;
+                        if roster.complete && roster.rows.iter().all(|(device, _)| *device != left.device) {
+                            self.publish_departure(&left);
+                        }
+                    }
+                    Err(_) => self.untold(&left),
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(UNTOLD_RETRY) => {}
+                () = self.0.tasks.ending() => return,
+            }
+        }
     }
 
     pub(super) fn publish_departure(&self, left: &Departure) {
@@ -303,14 +369,25 @@ impl DirectMessage {
     }
 }
 
-/// Takes what the other nodes tell until the backplane is gone.
+/// Takes what the other nodes tell until the process ends.
 pub async fn listen(hub: Hub, mut inbound: InboundReceiver) {
-    while let Some(next) = inbound.recv().await {
+    loop {
+        // The hub holds the backplane, so its end of the queue never closes by itself.
+        let next = tokio::select! {
+            Some(next) = inbound.recv() => next,
+            () = hub.0.tasks.ending() => return,
+            else => return,
+        };
         match next {
             Inbound::Envelope { user, envelope } => hub.take(user, envelope),
             Inbound::Missed(Some(users)) => users.into_iter().for_each(|user| hub.look_into_store(user)),
             Inbound::Missed(None) => hub.look_into_store_for_all(),
-            Inbound::Up => tracing::info!("the backplane is up"),
+            Inbound::Up => {
+                tracing::info!("the backplane is up");
+                let telling = hub.clone();
+                hub.0.tasks.spawn(async move { telling.tell_departures().await });
+            }
+            Inbound::Overtaken(connections) => hub.overtaken(connections),
             Inbound::Down => tracing::warn!("the backplane is down; going on from the store"),
             Inbound::Reinstated(rows) => hub.reinstate(rows),
         }
@@ -425,11 +502,14 @@ impl Hub {
     }
 
     fn take_ping(&self, user: UserId, ping: &Ping) {
-        let members = self.members(user);
-        let Some(member) = members.into_iter().find(|member| member.connection == ping.connection) else {
-            return;
-        };
+        let Some(room) = self.room(user) else { return };
         let (hub, id) = (self.clone(), ping.id);
+        let member = match room.presence(ping.device, ping.connection) {
+            Presence::Here(member) => member,
+            // Within its grace: nobody was told, and nobody need be if it is back now.
+            Presence::Leaving => return self.publish(user, Kind::Pong(Pong { id, answered: false }), None),
+            Presence::Unknown => return,
+        };
         self.0.tasks.spawn(async move {
             let answered = member.recipient.probe().await;
             if !answered {
@@ -438,6 +518,19 @@ impl Hub {
             }
             hub.publish(user, Kind::Pong(Pong { id, answered }), None);
         });
+    }
+
+    /// Newer connections of the same devices stand where these stood.
+    fn overtaken(&self, connections: Vec<(UserId, DeviceId, ConnectionId)>) {
+        for (user, device, connection) in connections {
+            if self.members(user).iter().any(|member| member.connection == connection) {
+                self.end_connection(user, connection, Ending::Replaced);
+            } else {
+                let (device, connection) = (Some(device), Some(connection));
+                let kick = Kick { device, connection, reason: "replaced".to_owned(), revoked: None };
+                self.publish(user, Kind::Kick(kick), None);
+            }
+        }
     }
 
     /// Others thought this node dead and said so; its devices are still here.

@@ -10,12 +10,13 @@ mod cluster;
 mod kick;
 mod room;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backplane::Backplane;
@@ -29,13 +30,16 @@ use crate::wire::{self, Frame};
 pub use ask::ask_regularly;
 pub use cluster::{Arrival, DirectMessage, listen};
 pub use room::Member;
-use room::{Accepted, Room};
+use room::{Accepted, Presence, Room};
 
 /// How long a change may wait for one that precedes it.
 const HOLE_WAIT: Duration = Duration::from_millis(50);
 
 /// How long a device that seems connected has to answer a ping.
 pub const PROBE_WAIT: Duration = Duration::from_millis(500);
+
+/// How often a leaving node looks whether everybody is gone.
+const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Wait before a catch-up that the store could not answer is tried again.
 const REPAIR_RETRY: Duration = Duration::from_millis(250);
@@ -155,6 +159,19 @@ pub struct Joined {
 #[derive(Debug)]
 pub struct TooManySockets;
 
+/// Somebody is connecting: the user's room stays.
+pub struct Visit {
+    hub: Hub,
+    room: Arc<Room>,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.room.end_visit();
+        self.hub.close_if_empty(&self.room);
+    }
+}
+
 /// See the module's comment.
 #[derive(Clone)]
 pub struct Hub(Arc<Inner>);
@@ -171,6 +188,10 @@ struct Inner {
     kicked: kick::Kicked,
     /// Questions to other nodes that wait for their answer.
     pongs: DashMap<Uuid, oneshot::Sender<bool>>,
+    /// Devices that went while the other nodes could not be told.
+    untold: Mutex<Vec<Departure>>,
+    /// The node is going: what waits for a grace to pass waits no longer.
+    hurry: CancellationToken,
     /// Messages that wait for word from their device's node.
     confirmations: DashMap<String, oneshot::Sender<()>>,
 }
@@ -203,6 +224,8 @@ impl Hub {
             clustered: parts.clustered,
             kicked: kick::Kicked::default(),
             pongs: DashMap::new(),
+            untold: Mutex::default(),
+            hurry: CancellationToken::new(),
             confirmations: DashMap::new(),
         }))
     }
@@ -237,6 +260,20 @@ impl Hub {
         Arc::clone(self.0.rooms.entry(user).or_insert_with(made).value())
     }
 
+    /// Keeps the user's room while somebody connects, and reaches this user's
+    /// envelopes for as long, the answers of other nodes among them.
+    pub async fn visit(&self, user: UserId) -> Visit {
+        let room = loop {
+            let room = self.room_for(user);
+            if room.begin_visit() {
+                break room;
+            }
+        };
+        let visit = Visit { hub: self.clone(), room };
+        self.subscribe(user).await;
+        visit
+    }
+
     /// Opens a joined device: `restored` goes out first and holds everything up
     /// to `seq`.
     pub fn restored(&self, user: UserId, connection: ConnectionId, restored: Frame, seq: Seq) {
@@ -259,6 +296,7 @@ impl Hub {
             if !at_once {
                 tokio::select! {
                     () = tokio::time::sleep(hub.0.grace) => {}
+                    () = hub.0.hurry.cancelled() => {}
                     () = hub.0.tasks.ending() => {}
                 }
             }
@@ -272,6 +310,10 @@ impl Hub {
             room.tell_all(&wire::event("device-disconnected", &body), None);
             self.publish_departure(left);
         }
+        self.close_if_empty(room);
+    }
+
+    fn close_if_empty(&self, room: &Arc<Room>) {
         if room.close_if_empty() {
             let removed = self.0.rooms.remove_if(&room.user, |user, present| {
                 let is_ours = Arc::ptr_eq(present, room);
@@ -383,6 +425,25 @@ impl Hub {
     /// Every connected device, for the drain.
     pub fn everyone(&self) -> Vec<Arc<Member>> {
         self.0.rooms.iter().flat_map(|room| room.value().members()).collect()
+    }
+
+    /// Waits until nobody is connected and everybody's going is announced. After
+    /// `grace_max` nobody is given more time to come back; false when it still
+    /// was not done `announce_max` later.
+    pub async fn emptied(&self, grace_max: Duration, announce_max: Duration) -> bool {
+        if self.is_clustered() {
+            // Those who come back elsewhere within their grace were never gone.
+            drop(tokio::time::timeout(grace_max, self.all_rooms_closed()).await);
+        }
+        self.0.hurry.cancel();
+        tokio::time::timeout(announce_max, self.all_rooms_closed()).await.is_ok()
+    }
+
+    async fn all_rooms_closed(&self) {
+        let mut looks = tokio::time::interval(EMPTY_LOOK_EVERY);
+        while !self.0.rooms.is_empty() {
+            looks.tick().await;
+        }
     }
 
     fn room(&self, user: UserId) -> Option<Arc<Room>> {

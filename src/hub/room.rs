@@ -40,6 +40,16 @@ pub enum Accepted {
     Hole,
 }
 
+/// A connection as its room knows it.
+pub enum Presence {
+    /// It is open.
+    Here(Arc<Member>),
+    /// It ended and that is not announced yet.
+    Leaving,
+    /// It never was here, or is long gone.
+    Unknown,
+}
+
 /// See the module's comment.
 pub struct Room {
     pub user: UserId,
@@ -58,6 +68,8 @@ struct State {
     repairing: bool,
     /// Devices whose going has not been announced yet.
     leaving: HashMap<DeviceId, ConnectionId>,
+    /// Connections that are being made.
+    visits: usize,
     closed: bool,
 }
 
@@ -94,6 +106,32 @@ impl Room {
             older.recipient.end(Ending::Replaced);
         }
         Some(Ok(Joined { still_known }))
+    }
+
+    /// Keeps the room while somebody connects; false when it is closed.
+    pub fn begin_visit(&self) -> bool {
+        let mut state = self.lock();
+        if !state.closed {
+            state.visits += 1;
+        }
+        !state.closed
+    }
+
+    /// The other end of [`Room::begin_visit`].
+    pub fn end_visit(&self) {
+        self.lock().visits -= 1;
+    }
+
+    /// What is known here of a connection.
+    pub fn presence(&self, device: DeviceId, connection: ConnectionId) -> Presence {
+        let state = self.lock();
+        if let Some(member) = state.members.iter().find(|member| member.connection == connection) {
+            Presence::Here(member.clone())
+        } else if state.leaving.get(&device) == Some(&connection) {
+            Presence::Leaving
+        } else {
+            Presence::Unknown
+        }
     }
 
     /// Opens a member whose restore holds everything up to `seq`. The first
@@ -136,7 +174,7 @@ impl Room {
     /// Closes an empty room for good.
     pub fn close_if_empty(&self) -> bool {
         let mut state = self.lock();
-        state.closed = state.members.is_empty() && state.leaving.is_empty();
+        state.closed = state.members.is_empty() && state.leaving.is_empty() && state.visits == 0;
         state.closed
     }
 

@@ -97,7 +97,7 @@ pub async fn serve<S, B>(
                     metrics.refused_connections.increment(1);
                 }
                 if already_open < limits.connections_max + ANSWERED_OVER_CAP {
-                    let accepted = Accepted { stream, address, over_cap, closing };
+                    let accepted = Accepted { stream, address, over_cap, closing, tasks: tasks.clone() };
                     let (service, tls) = (service.clone(), limits.tls.clone());
                     match tls {
                         None => tasks.spawn(plain(accepted, service)),
@@ -123,6 +123,7 @@ struct Accepted<S> {
     address: SocketAddr,
     over_cap: bool,
     closing: OpenConnection,
+    tasks: Tasks,
 }
 
 async fn plain<S, B>(accepted: Accepted<TcpStream>, service: S)
@@ -149,13 +150,13 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { stream, address, over_cap, closing } = accepted;
+    let Accepted { stream, address, over_cap, closing, tasks } = accepted;
     if stream.set_nodelay(true).is_err() {
         return;
     }
     match tokio::time::timeout(HEAD_DEADLINE, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
-            http(Accepted { stream: Box::new(stream), address, over_cap, closing }, service).await
+            http(Accepted { stream: Box::new(stream), address, over_cap, closing, tasks }, service).await
         }
         Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
         Err(_) => tracing::debug!("no TLS handshake in time"),
@@ -171,7 +172,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Accepted { stream, address, over_cap, closing } = accepted;
+    let Accepted { stream, address, over_cap, closing, tasks } = accepted;
     let link = Arc::new(Link::default());
     let peer = Peer { address: address.ip().to_canonical(), link: link.clone(), over_cap };
     let stamp = hyper::service::service_fn(move |mut request: Request<Incoming>| {
@@ -184,8 +185,16 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(true)
         .serve_connection(TokioIo::new(Guarded::new(stream, link, closing)), stamp)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let mut served = std::pin::pin!(served);
+    let served = tokio::select! {
+        served = &mut served => served,
+        () = tasks.stop_listening() => {
+            // What is being answered is; a connection kept for later would hold up the end.
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "connection ended");
     }

@@ -70,6 +70,7 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         return Err(too_many());
     }
 
+    let _visit = services.hub.visit(identity.user).await;
     let claimed = auth.device_id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
     let connection = ConnectionId::fresh();
     let claimed = claimed.map(|id| DeviceId::parse(&id).unwrap_or_else(DeviceId::fresh));
@@ -94,7 +95,6 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     if !session.become_device(who) {
         return Ok(());
     }
-    services.hub.subscribe(who.user).await;
     restore(session, who, &selection).await?;
     count_transport(session);
     for dropped in connected.dropped {

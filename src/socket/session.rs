@@ -71,6 +71,7 @@ pub struct Session {
     connecting: AtomicBool,
     closed: AtomicBool,
     left: AtomicBool,
+    draining: AtomicBool,
     attachments_left: AtomicU32,
     refusals: AtomicU32,
 }
@@ -91,12 +92,16 @@ impl Session {
             connecting: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             attachments_left: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
         });
-        let waiting = session.me.clone();
+        let (waiting, tasks) = (session.me.clone(), session.services.tasks.clone());
         session.services.tasks.spawn(async move {
-            tokio::time::sleep(CONNECT_DEADLINE).await;
+            tokio::select! {
+                () = tokio::time::sleep(CONNECT_DEADLINE) => {}
+                () = tasks.ending() => return,
+            }
             if let Some(session) = waiting.upgrade()
                 && session.who.get().is_none()
             {
@@ -338,6 +343,9 @@ impl Session {
     /// Announces that the node is going, answers what is in the inbox, then
     /// closes the transport: stock clients come back, to another node.
     fn drain(&self) {
+        if self.draining.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.push(wire::event("server-draining", "{\"reconnectInMs\":0}"));
         self.transport.pause();
         self.inbox.close();

@@ -307,8 +307,9 @@ pub struct ConnectDevice {
     /// A row that another run left open belongs to a node that died, if that run
     /// has said nothing since then.
     pub dead_before: Timestamp,
-    /// Devices whose rows are open but who were found to be gone.
-    pub let_go: Vec<DeviceId>,
+    /// Connections whose rows are open but which proved to be dead. Not devices:
+    /// somebody else may have come back as one of them since it was asked.
+    pub let_go: Vec<ConnectionId>,
     /// Devices gone before this are not up for resumption either.
     pub resumable_since: Timestamp,
     /// The connection that will hold it.

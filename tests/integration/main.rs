@@ -1,10 +1,11 @@
-//! What one node promises, asked of the real binary by the stock client and by hand-made frames.
+//! What one node promises, and several together (`cluster`), asked of the real binary by the stock client and by hand-made frames.
 //!
 //! One file a subject. docs/PROTOCOL.md is the specification; a test's name is the sentence it proves.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -23,6 +24,7 @@ mod bad_events;
 mod bad_handshakes;
 mod bad_requests;
 mod catch_up;
+mod cluster;
 mod compare_and_set;
 mod conflicts;
 mod connecting;
@@ -53,3 +55,4 @@ mod slow_consumer;
 mod test_parts;
 mod tls;
 mod tokens;
+mod writers;

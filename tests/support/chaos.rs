@@ -1,4 +1,5 @@
-//! A TCP proxy that misbehaves on demand: cuts, refuses, freezes (half-open), delays, and loses acks.
+//! A TCP proxy that misbehaves on demand: cuts, refuses, freezes (half-open), delays, and loses acks or, between a
+//! node and Redis, the messages of users' channels.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::chaos_frames::AckFilter;
+use super::chaos_resp::MessageFilter;
 
 /// Pieces of a stream that may wait for their time in one direction; beyond them the sender is slowed.
 const PIECES_WAITING_MAX: usize = 4_096;
@@ -24,7 +26,8 @@ pub struct ChaosProxy {
 struct Shared {
     upstream: Mutex<String>,
     mood: watch::Sender<Mood>,
-    acks_lost: watch::Sender<u64>,
+    lost: watch::Sender<u64>,
+    is_before_redis: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -34,20 +37,44 @@ struct Mood {
     refusing: bool,
     frozen: bool,
     delay: Duration,
-    ack_loss: f64,
+    loss: f64,
+}
+
+/// What finds the units of a stream that may be lost.
+enum Filter {
+    Acks(AckFilter),
+    Messages(MessageFilter),
+}
+
+impl Filter {
+    fn pass(&mut self, bytes: &[u8], loss: f64) -> (Vec<u8>, u64) {
+        match self {
+            Self::Acks(filter) => filter.pass(bytes, loss),
+            Self::Messages(filter) => filter.pass(bytes, loss),
+        }
+    }
 }
 
 impl ChaosProxy {
     /// Listens on a port of its own and passes everything to `upstream` (`host:port`).
     pub async fn start(upstream: &str) -> Self {
+        Self::start_as(upstream, false).await
+    }
+
+    /// The same between a node and its Redis, for `lose_messages`.
+    pub async fn start_before_redis(upstream: &str) -> Self {
+        Self::start_as(upstream, true).await
+    }
+
+    async fn start_as(upstream: &str, is_before_redis: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address").to_string();
-        let calm =
-            Mood { generation: 0, refusing: false, frozen: false, delay: Duration::ZERO, ack_loss: 0.0 };
+        let calm = Mood { generation: 0, refusing: false, frozen: false, delay: Duration::ZERO, loss: 0.0 };
         let shared = Arc::new(Shared {
             upstream: Mutex::new(upstream.to_owned()),
             mood: watch::Sender::new(calm),
-            acks_lost: watch::Sender::new(0),
+            lost: watch::Sender::new(0),
+            is_before_redis,
         });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { address, shared, accepting }
@@ -91,7 +118,7 @@ impl ChaosProxy {
             mood.refusing = false;
             mood.frozen = false;
             mood.delay = Duration::ZERO;
-            mood.ack_loss = 0.0;
+            mood.loss = 0.0;
         });
     }
 
@@ -102,12 +129,24 @@ impl ChaosProxy {
 
     /// Drops this share (0 to 1) of the Socket.IO ack frames that come from upstream over WebSocket.
     pub fn lose_acks(&self, share: f64) {
-        self.shared.mood.send_modify(|mood| mood.ack_loss = share);
+        self.shared.mood.send_modify(|mood| mood.loss = share);
     }
 
     /// How many acks it has dropped so far.
     pub fn acks_lost(&self) -> u64 {
-        *self.shared.acks_lost.borrow()
+        *self.shared.lost.borrow()
+    }
+
+    /// Drops this share (0 to 1) of what Redis sends to a node on users' channels; nothing else, so that the node
+    /// has no reason to think that its link is down.
+    pub fn lose_messages(&self, share: f64) {
+        assert!(self.shared.is_before_redis, "started with `start`");
+        self.shared.mood.send_modify(|mood| mood.loss = share);
+    }
+
+    /// How many messages it has dropped so far.
+    pub fn messages_lost(&self) -> u64 {
+        *self.shared.lost.borrow()
     }
 }
 
@@ -137,16 +176,20 @@ async fn join(client: TcpStream, shared: Arc<Shared>) {
     server.set_nodelay(true).expect("a fresh TCP stream");
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
+    let filter = match shared.is_before_redis {
+        true => Filter::Messages(MessageFilter::default()),
+        false => Filter::Acks(AckFilter::default()),
+    };
     let mut mood = shared.mood.subscribe();
     tokio::select! {
         () = pump(from_client, to_server, &shared, None) => {}
-        () = pump(from_server, to_client, &shared, Some(AckFilter::default())) => {}
+        () = pump(from_server, to_client, &shared, Some(filter)) => {}
         _ = mood.wait_for(|mood| mood.generation != born) => {}
     }
 }
 
 /// Moves one direction until either side ends.
-async fn pump(from: OwnedReadHalf, to: OwnedWriteHalf, shared: &Shared, filter: Option<AckFilter>) {
+async fn pump(from: OwnedReadHalf, to: OwnedWriteHalf, shared: &Shared, filter: Option<Filter>) {
     let (pieces, waiting) = mpsc::channel(PIECES_WAITING_MAX);
     tokio::join!(read(from, pieces, shared, filter), write(to, waiting, shared));
 }
@@ -155,15 +198,15 @@ async fn read(
     mut from: OwnedReadHalf,
     pieces: mpsc::Sender<(Instant, Vec<u8>)>,
     shared: &Shared,
-    mut filter: Option<AckFilter>,
+    mut filter: Option<Filter>,
 ) {
     let mut mood = shared.mood.subscribe();
     let mut buffer = vec![0; 64 * 1_024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let mut piece = buffer[..count].to_vec();
         if let Some(filter) = &mut filter {
-            let (passed, lost) = filter.pass(&piece, mood.borrow().ack_loss);
-            shared.acks_lost.send_modify(|total| *total += lost);
+            let (passed, lost) = filter.pass(&piece, mood.borrow().loss);
+            shared.lost.send_modify(|total| *total += lost);
             piece = passed;
         }
         if thawed(&mut mood).await.is_none() || pieces.send((Instant::now(), piece)).await.is_err() {

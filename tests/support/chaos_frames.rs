@@ -86,7 +86,7 @@ fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// A number from 0 to 1 (xorshift64; only evenness matters here).
-fn chance(random: &mut Option<u64>) -> f64 {
+pub fn chance(random: &mut Option<u64>) -> f64 {
     let state = random.get_or_insert_with(|| uuid::Uuid::new_v4().as_u64_pair().0 | 1);
     *state ^= *state << 13;
     *state ^= *state >> 7;

@@ -76,7 +76,7 @@ async fn resumable(
         "SELECT d.id FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
          WHERE d.user_id = ? AND d.fingerprint = ? AND d.revoked_at IS NULL
            AND d.id NOT IN (SELECT value FROM json_each(?))
-           AND (d.disconnected_at IS NOT NULL OR d.id IN (SELECT value FROM json_each(?))
+           AND (d.disconnected_at IS NOT NULL OR d.connection_id IN (SELECT value FROM json_each(?))
                 OR (d.boot_id NOT IN (SELECT value FROM json_each(?)) AND coalesce(n.last_beat, 0) < ?))
            AND {LAST_SEEN} >= ?
          ORDER BY {LAST_SEEN} DESC LIMIT 1"

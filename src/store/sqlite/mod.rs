@@ -11,6 +11,7 @@ mod logins;
 mod prune;
 mod read;
 mod sql;
+mod turn;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -50,6 +51,7 @@ const WAL_PAGES_BEFORE_CHECKPOINT: &str = "4096";
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
+    turns: turn::Turns,
     epoch: Epoch,
     bounds: Bounds,
 }
@@ -87,6 +89,7 @@ impl SqliteStore {
         Ok(Self {
             writer: pool(1).connect_with(options.clone()).await?,
             readers: pool(READERS).connect_lazy_with(options.pragma("query_only", "ON")),
+            turns: turn::Turns::of(path).context("cannot write beside the database")?,
             epoch,
             bounds,
         })
@@ -134,6 +137,7 @@ fn fault(error: sqlx::Error) -> StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>> {
+        let _turn = self.turns.take().await;
         commit::commit(&self.writer, batch, &self.bounds).await
     }
 

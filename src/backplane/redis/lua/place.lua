@@ -3,8 +3,9 @@ local old = redis.call('HGET', KEYS[1], ARGV[1])
 if old then
   local row = cjson.decode(old)
   local other = row.c ~= ARGV[3]
-  -- A restored row never displaces another connection's: that one came while this node was away.
-  if other and (ARGV[5] == 'restore' or row.f > tonumber(ARGV[4])) then
+  -- Fences are the store's: the higher one came later, also where nodes could not hear each other.
+  local fence = tonumber(ARGV[4])
+  if other and (row.f > fence or (ARGV[5] == 'restore' and row.f == fence)) then
     return {0, old}
   end
 end

@@ -100,6 +100,9 @@ impl Presence {
         let placed = self.place(&life, user, device, online, "").await?;
         if let Placed::Fenced { .. } = placed {
             self.own().forget(user, device, online.connection);
+        } else if !self.own().holds(user, device, online.connection) {
+            // It went while it was being written: the removal came first.
+            self.remove_row(user, device, online.connection).await?;
         }
         Ok(placed)
     }
@@ -264,8 +267,14 @@ impl Presence {
             for ((user, device, online), placed) in chunk.iter().zip(join_all(placed).await) {
                 match placed? {
                     Placed::Stands { replaced: None } => written.push((*user, *device, online.on(life))),
+                    Placed::Stands { replaced: Some(row) } if row.connection != online.connection => {
+                        self.inbound.overtaken(*user, *device, row.connection);
+                    }
                     Placed::Stands { replaced: Some(_) } => {}
-                    Placed::Fenced { .. } => self.own().forget(*user, *device, online.connection),
+                    Placed::Fenced { .. } => {
+                        self.own().forget(*user, *device, online.connection);
+                        self.inbound.overtaken(*user, *device, online.connection);
+                    }
                 }
                 // It may have gone while it was being written.
                 if !self.own().holds(*user, *device, online.connection) {

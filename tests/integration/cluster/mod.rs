@@ -1,0 +1,61 @@
+//! What several nodes promise together: real processes that share a database and a real Redis.
+//!
+//! Each test has a cluster of its own. Figures are those of docs/GUARANTEES.md with `TANDEM_LONG` set, else shorter.
+
+mod balancer;
+mod delivery;
+mod drain;
+mod identity;
+mod lost_publish;
+mod node_killed;
+mod redis_away;
+mod storm;
+
+use serde_json::Value;
+
+use crate::support::{Account, Cluster, Node};
+
+/// One number of a node's `/metrics`.
+async fn metric(node: &Node, name: &str) -> f64 {
+    let text = node.rest().get("/metrics").await.text;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().unwrap()
+}
+
+/// `GET /api/devices` of one node: who is online.
+async fn online(cluster: &Cluster, node: usize, account: &Account) -> Vec<String> {
+    let listed = cluster.rest_of(node, account).get("/api/devices").await.expect(200);
+    let devices = listed["devices"].as_array().unwrap().iter().filter(|device| device["online"] == true);
+    let mut ids: Vec<_> = devices.map(|device| device["id"].as_str().unwrap().to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+fn sorted<'a>(ids: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut ids: Vec<_> = ids.into_iter().map(str::to_owned).collect();
+    ids.sort();
+    ids
+}
+
+/// Waits until every node lists exactly these devices as online.
+async fn all_list_online(cluster: &Cluster, account: &Account, ids: &[String]) {
+    for node in 0..cluster.nodes.len() {
+        crate::support::eventually(format!("node {node} lists {ids:?} as online"), || async {
+            (online(cluster, node, account).await == ids).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The session as every node tells it, which is the same.
+async fn session_everywhere(cluster: &Cluster, account: &Account) -> Value {
+    let session = cluster.rest_of(0, account).get("/api/session").await.expect(200);
+    for node in 1..cluster.nodes.len() {
+        assert_eq!(
+            cluster.rest_of(node, account).get("/api/session").await.expect(200),
+            session,
+            "node {node}"
+        );
+    }
+    session
+}
