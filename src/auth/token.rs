@@ -18,6 +18,9 @@ const TYPE: &str = "tandem+jwt";
 /// Whom our tokens are for.
 const AUDIENCE: &str = "tandem";
 
+/// 9999-12-31T23:59:59Z: RFC 3339 has no later moment.
+const LAST_SECOND: i64 = 253_402_300_799;
+
 /// Bytes of the longest token worth looking at.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
@@ -134,7 +137,7 @@ fn validation(required: &[&str]) -> Validation {
 }
 
 fn identity(user: UserId, login: Option<LoginId>, issued: i64, expires: i64) -> Identity {
-    let ms = |seconds: i64| Timestamp(seconds.saturating_mul(1000));
+    let ms = |seconds: i64| Timestamp(seconds.clamp(0, LAST_SECOND) * 1000);
     Identity { user, login, issued_at: ms(issued), expires_at: ms(expires) }
 }
 

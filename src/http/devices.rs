@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
 use super::error::{Answer, json_body};
-use super::extract::{Fields, User};
+use super::extract::{Fields, PathText, User};
 use crate::devices::{DeviceService, Patch};
 
 /// `GET /api/devices`
@@ -20,7 +20,7 @@ pub async fn list(State(devices): State<Arc<DeviceService>>, User(identity): Use
 pub async fn update(
     State(devices): State<Arc<DeviceService>>,
     User(identity): User,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     fields: Fields,
 ) -> Answer {
     let device = devices.update(identity.user, &id, Patch::of(fields.into_map())?).await?;
@@ -31,7 +31,7 @@ pub async fn update(
 pub async fn revoke(
     State(devices): State<Arc<DeviceService>>,
     User(identity): User,
-    Path(id): Path<String>,
+    PathText(id): PathText,
 ) -> Answer {
     devices.revoke(identity.user, &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

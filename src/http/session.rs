@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::{Answer, Refused, json_body};
-use super::extract::{Fields, JsonValue, User};
+use super::extract::{Fields, JsonValue, PathText, User};
 use crate::failure::{Code, Failure, Outcome};
 use crate::merge::OnConflict;
 use crate::model::{Change, Clock, Epoch, Seq, SessionKey, Timestamp, UserId, Version};
@@ -27,6 +28,20 @@ const MATCH_TRIES: usize = 5;
 pub struct Asked {
     since: Option<String>,
     keys: Option<String>,
+}
+
+/// [`Asked`] from the query, refused in our own shape.
+pub struct AskedOf(Asked);
+
+impl<S: Send + Sync> FromRequestParts<S> for AskedOf {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refused> {
+        let asked = Query::try_from_uri(&parts.uri);
+        asked
+            .map(|Query(asked)| Self(asked))
+            .map_err(|_| Failure::field("query", "The query has since and keys, each once.").into())
+    }
 }
 
 impl Asked {
@@ -47,7 +62,7 @@ impl Asked {
 pub async fn read(
     State(sync): State<Arc<SyncEngine>>,
     User(identity): User,
-    Query(asked): Query<Asked>,
+    AskedOf(asked): AskedOf,
 ) -> Answer {
     let restore = sync.restore(identity.user, &asked.selection()?).await?;
     let body = format!("{{{},\"mode\":\"{}\"}}", restore.fields, restore.mode());
@@ -58,7 +73,7 @@ pub async fn read(
 pub async fn entry(
     State(sync): State<Arc<SyncEngine>>,
     User(identity): User,
-    Path(key): Path<String>,
+    PathText(key): PathText,
     headers: HeaderMap,
 ) -> Answer {
     let entry = sync.entry(identity.user, &known_key(&key)?).await?;
@@ -75,7 +90,7 @@ pub async fn entry(
 pub async fn put(
     State(sync): State<Arc<SyncEngine>>,
     User(identity): User,
-    Path(key): Path<String>,
+    PathText(key): PathText,
     headers: HeaderMap,
     JsonValue(state): JsonValue,
 ) -> Answer {
@@ -86,7 +101,7 @@ pub async fn put(
 pub async fn patch(
     State(sync): State<Arc<SyncEngine>>,
     User(identity): User,
-    Path(key): Path<String>,
+    PathText(key): PathText,
     headers: HeaderMap,
     JsonValue(patch): JsonValue,
 ) -> Answer {
@@ -97,7 +112,7 @@ pub async fn patch(
 pub async fn delete(
     State(sync): State<Arc<SyncEngine>>,
     User(identity): User,
-    Path(key): Path<String>,
+    PathText(key): PathText,
     headers: HeaderMap,
 ) -> Answer {
     write(&sync, identity.user, &key, &headers, WriteChange::Delete).await
@@ -107,7 +122,7 @@ pub async fn delete(
 pub async fn restore(
     State(sync): State<Arc<SyncEngine>>,
     User(identity): User,
-    Path(key): Path<String>,
+    PathText(key): PathText,
     headers: HeaderMap,
     fields: Fields,
 ) -> Answer {
@@ -119,7 +134,7 @@ pub async fn restore(
 pub async fn history(
     State(sync): State<Arc<SyncEngine>>,
     User(identity): User,
-    Path(key): Path<String>,
+    PathText(key): PathText,
 ) -> Answer {
     let versions = sync.history(identity.user, &known_key(&key)?).await?;
     let listed: Vec<_> = versions.iter().map(Listed::of).collect();
@@ -181,10 +196,16 @@ impl Precondition {
     }
 }
 
+/// A version that no key will ever have.
+const NO_VERSION: Version = Version(i64::MAX as u64);
+
 /// The version behind an entity tag; a weak one never matches (RFC 9110, 13.1.1).
 fn version_of(tag: &str) -> Option<Version> {
+    if tag.starts_with("W/") {
+        return Some(NO_VERSION);
+    }
     let inner = tag.strip_prefix('"')?.strip_suffix('"')?;
-    Some(Version(inner.parse().unwrap_or(u64::MAX)))
+    Some(inner.parse().map_or(NO_VERSION, Version))
 }
 
 async fn write(
@@ -290,7 +311,8 @@ mod tests {
         let two = Precondition::OneOf(vec![Version(3), Version(4)]);
         assert_eq!(of(&[(header::IF_MATCH, "\"3\", \"4\"")]).unwrap(), two);
         assert!(of(&[(header::IF_MATCH, "3")]).is_err());
-        assert!(of(&[(header::IF_MATCH, "W/\"3\"")]).is_err());
+        let never = Precondition::OneOf(vec![NO_VERSION]);
+        assert_eq!(of(&[(header::IF_MATCH, "W/\"3\"")]).unwrap(), never);
         assert!(of(&[(header::IF_NONE_MATCH, "\"3\"")]).is_err());
     }
 }

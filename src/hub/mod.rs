@@ -386,7 +386,10 @@ impl Hub {
             self.0.metrics.seq_repairs.increment(1);
             match self.0.store.changes_after(room.user, after).await {
                 Ok(catch_up) => room.catch_up(catch_up),
-                Err(_) => tokio::time::sleep(REPAIR_RETRY).await,
+                Err(_) => {
+                    tokio::time::sleep(REPAIR_RETRY).await;
+                    room.look_up_to(after.next());
+                }
             }
         }
     }

@@ -191,6 +191,8 @@ impl Room {
             cursor => {
                 if state.waiting.len() < WAITING_MAX {
                     state.waiting.insert(change.seq, change);
+                } else {
+                    state.look_to = state.look_to.max(change.seq);
                 }
                 // Without a cursor the first restore will sort it out.
                 if cursor.is_none() { Accepted::Settled } else { state.hole() }
@@ -198,11 +200,14 @@ impl Room {
         }
     }
 
-    /// Where a repair must read from; nothing when the hole is closed.
+    /// Where a repair must read from; nothing when the hole is closed. What was
+    /// said of the store so far is answered by that read; what is said later is
+    /// not.
     pub fn needs_after(&self) -> Option<Seq> {
         let mut state = self.lock();
         let after = state.cursor.filter(|_| state.is_behind() && !state.members.is_empty());
         state.repairing = after.is_some();
+        state.look_to = Seq(0);
         after
     }
 
@@ -216,9 +221,8 @@ impl Room {
     /// Delivers what the store had.
     pub fn catch_up(&self, catch_up: CatchUp) {
         let mut state = self.lock();
-        if !catch_up.more {
-            // That is all there is for now, whatever was said.
-            state.look_to = Seq(0);
+        if catch_up.more {
+            state.look_to = state.look_to.max(catch_up.up_to.next());
         }
         for change in catch_up.changes {
             if state.cursor.is_some_and(|cursor| change.seq > cursor) {

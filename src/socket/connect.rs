@@ -16,8 +16,8 @@ use super::session::{Session, Who};
 use super::{events, fields};
 use crate::devices;
 use crate::failure::{Code, Failure, Outcome};
-use crate::hub::{Arrival, Member};
-use crate::model::{Clock, ConnectionId, DeviceId};
+use crate::hub::{Arrival, Gone, Member};
+use crate::model::{Clock, ConnectionId, DeviceId, DeviceInfo, UserId};
 use crate::store::Selection;
 use crate::sync::restore::Restore;
 use crate::wire;
@@ -47,6 +47,7 @@ pub async fn connect(session: &Arc<Session>, auth: &str) {
             tracing::debug!(code = failure.code.as_str(), "connect refused");
             if !failure.code.retryable() {
                 session.transport.send_or_close(&wire::connect_refused(&failure));
+                session.refused();
             } else {
                 session.transport.close();
             }
@@ -61,19 +62,22 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     let token = fields::string(auth.token, "token").map_err(|_| unauthorized())?;
     let identity = services.auth.verify(&token)?;
     let info = device_info(session, auth.device_info)?;
-    let selection = events::selection(auth.keys, auth.since).unwrap_or_default();
+    // A position that cannot be read is none: the restore is full.
+    let keys = events::selection(auth.keys, None).unwrap_or_default().keys;
+    let since = events::selection(None, auth.since).unwrap_or_default().since;
+    let selection = Selection { keys, since };
     if services.tasks.refuses_sockets() {
         return Err(Failure::new(Code::Draining, "This node is going away."));
     }
+    let claimed = auth.device_id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
+    let claimed = claimed.map(|id| DeviceId::parse(&id).unwrap_or_else(DeviceId::fresh));
     let too_many = || Failure::new(Code::TooManyConnections, "This user has too many sockets.");
-    if services.hub.members(identity.user).len() >= services.settings.sockets_per_user {
+    if !has_room(session, identity.user, claimed, &info) {
         return Err(too_many());
     }
 
     let _visit = services.hub.visit(identity.user).await;
-    let claimed = auth.device_id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
     let connection = ConnectionId::fresh();
-    let claimed = claimed.map(|id| DeviceId::parse(&id).unwrap_or_else(DeviceId::fresh));
     let connected = services.devices.connect(&identity, claimed, info.clone(), connection).await?;
     let who = Who {
         user: identity.user,
@@ -91,7 +95,11 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         keys: selection.keys.clone().map(|keys| keys.into_iter().collect()),
         recipient: session.clone(),
     };
-    let joined = services.hub.join(who.user, member).map_err(|_| too_many())?;
+    let Ok(joined) = services.hub.join(who.user, member) else {
+        // The store has it as connected already.
+        services.devices.leave(who.user, who.device, connection, Gone::ServerClose);
+        return Err(too_many());
+    };
     if !session.become_device(who) {
         return Ok(());
     }
@@ -113,7 +121,18 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     Ok(())
 }
 
-fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<crate::model::DeviceInfo> {
+/// Whether one more socket of this user may come. One that takes the place of an
+/// older socket of its device always may.
+fn has_room(session: &Session, user: UserId, claimed: Option<DeviceId>, info: &DeviceInfo) -> bool {
+    let members = session.services.hub.members(user);
+    let replaces = members.iter().any(|member| match claimed {
+        Some(claimed) => member.device == claimed,
+        None => member.info.fingerprint == info.fingerprint,
+    });
+    replaces || members.len() < session.services.settings.sockets_per_user
+}
+
+fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<DeviceInfo> {
     let in_query = session.transport.take_device_info();
     match in_auth.filter(|info| info.get() != "null") {
         // A string holds the JSON, as in the query.
@@ -132,6 +151,9 @@ async fn restore(session: &Arc<Session>, who: Who, selection: &Selection) -> Out
     let services = &session.services;
     let read = tokio::try_join!(services.sync.restore(who.user, selection), services.devices.list(who.user));
     let (restore, devices) = read?;
+    if session.is_closed() {
+        return Ok(());
+    }
     let mode = if restore.delta { &services.metrics.restores_delta } else { &services.metrics.restores_full };
     mode.increment(1);
     // The answer to CONNECT comes first; nothing else is on its way yet.

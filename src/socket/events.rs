@@ -263,7 +263,11 @@ pub fn selection(keys: Option<&RawValue>, since: Option<&RawValue>) -> Outcome<S
     let keys: Option<Vec<String>> = fields::optional(keys, "keys", "a list of session keys")?;
     let keys =
         keys.map(|keys| keys.iter().map(|key| parsed_key(key)).collect::<Outcome<Vec<_>>>()).transpose()?;
-    let since: Option<Since> = fields::optional(since, "since", "an object of epoch and seq")?;
+    let expected = "an object of epoch and seq";
+    if since.is_some_and(|since| !["{", "null"].iter().any(|start| since.get().starts_with(start))) {
+        return Err(Failure::field("since", format!("since must be {expected}.")));
+    }
+    let since: Option<Since> = fields::optional(since, "since", expected)?;
     Ok(Selection { keys, since: since.map(|since| (Epoch(since.epoch.into()), Seq(since.seq))) })
 }
 
@@ -297,7 +301,7 @@ fn realtime(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<
             Failure::new(Code::TooLarge, "The payload is too large.").with("limit", "LIMIT_REALTIME_BYTES")
         );
     }
-    let to = event.to.map(|to| targets(to, "to")).transpose()?;
+    let to = event.to.filter(|to| to.get() != "null").map(|to| targets(to, "to")).transpose()?;
     let coalesce: Option<String> = fields::optional(event.coalesce, "coalesce", "a string")?;
     let class = match coalesce {
         None => Class::Plain,

@@ -19,6 +19,9 @@ use crate::wire::Frame;
 /// Events that may wait before they are coalesced.
 const EVENTS_SOFT_MAX: usize = 256;
 
+/// Past that, so many events more are taken before changes are coalesced again.
+const COALESCE_EVERY: usize = 64;
+
 /// Events that may wait after they were coalesced.
 const EVENTS_HARD_MAX: usize = 4_096;
 
@@ -125,6 +128,11 @@ impl Outbox {
         }
     }
 
+    /// Whether nothing is sent yet, since the restore is still to come.
+    pub fn is_held(&self) -> bool {
+        self.lock().phase == Phase::Held
+    }
+
     /// Sends what there is room for; false when nothing waits any more and the
     /// pump may end.
     pub fn pump(&self, transport: &Transport, metrics: &Metrics) -> bool {
@@ -212,7 +220,9 @@ impl State {
         }
         self.bytes += item.frame.len();
         self.queue.push_back(item);
-        if self.is_over_soft() {
+        // Once when it crosses the bound, then now and then: the queue may be long.
+        let is_due = self.bytes > BYTES_MAX || self.queue.len() % COALESCE_EVERY == 1;
+        if self.is_over_soft() && is_due {
             self.coalesce_changes(metrics);
         }
     }

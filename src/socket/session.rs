@@ -18,7 +18,7 @@ use super::inbox::{Inbox, Turn};
 use super::outbox::{Outbox, Then};
 use super::packet::{self, Kind, Packet};
 use super::share::{SocketShare, Verdict};
-use super::{Services, connect, events};
+use super::{Services, connect, events, fields};
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Class, Ending, Gone, Item, PROBE_WAIT, Recipient};
 use crate::model::{ConnectionId, DeviceId, LoginId, Seq, Timestamp, UserId};
@@ -32,6 +32,10 @@ const DRAIN_ANSWERS_WITHIN: Duration = Duration::from_secs(4);
 
 /// How long a polling client may take to fetch why it has to go.
 const FAREWELL_WAIT: Duration = Duration::from_secs(3);
+
+/// A client has heard that the node is going by then. Closing earlier, under what
+/// it is just sending, would make the kernel throw away what it has not read.
+const DRAIN_HEARD_AFTER: Duration = Duration::from_millis(100);
 
 /// How often a draining session looks whether its inbox is empty.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -116,6 +120,11 @@ impl Session {
         self.who.get().copied()
     }
 
+    /// Whether its device is gone again, or was never there.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// A text message from the client: one Socket.IO packet.
     pub fn text(self: &Arc<Self>, text: &str) {
         // A packet that interrupts another's attachments, or none at all.
@@ -123,7 +132,7 @@ impl Session {
         let Some(packet) = parsed else { return self.transport.close() };
         match packet.kind {
             Kind::Connect => self.connect(&packet),
-            _ if packet.namespace != "/" => {}
+            _ if packet.namespace != "/" => self.transport.close(),
             _ if !self.connecting.load(Ordering::Acquire) => self.transport.close(),
             Kind::Disconnect => self.goodbye(),
             Kind::Event => self.event(packet.id, packet.json),
@@ -201,6 +210,16 @@ impl Session {
         }
     }
 
+    /// CONNECT was refused: the client has a moment to read why.
+    pub(super) fn refused(&self) {
+        self.inbox.close();
+        let transport = self.transport.clone();
+        self.services.tasks.spawn(async move {
+            tokio::time::sleep(FAREWELL_WAIT).await;
+            transport.close();
+        });
+    }
+
     /// The restore is out: events that waited for it are handled now.
     pub(super) fn open_inbox(self: &Arc<Self>) {
         if self.inbox.open() {
@@ -211,7 +230,10 @@ impl Session {
     fn event(self: &Arc<Self>, id: Option<u64>, json: &str) {
         self.services.metrics.events_in.increment(1);
         if let Err(failure) = self.judge(json.len()) {
-            return self.answer(id, None, Err(failure));
+            return self.refuse(id, json, failure);
+        }
+        if self.draining.load(Ordering::Acquire) {
+            return self.refuse(id, json, Failure::new(Code::Draining, "This node is going away."));
         }
         match self.inbox.arrive(id, json) {
             Turn::Now => {
@@ -225,7 +247,7 @@ impl Session {
             Turn::Waits { crowded: true } => self.transport.pause(),
             Turn::Full => {
                 self.services.metrics.inbox_full.increment(1);
-                self.answer(id, None, Err(Failure::rate_limited(100)));
+                self.refuse(id, json, Failure::rate_limited(100));
             }
         }
     }
@@ -237,7 +259,14 @@ impl Session {
         let failure = self.judge(packet.json.len()).err().unwrap_or_else(|| {
             Failure::field("payload", "Payloads are JSON; binary attachments are not taken.")
         });
-        self.answer(packet.id, None, Err(failure));
+        self.refuse(packet.id, packet.json, failure);
+    }
+
+    /// Refuses an event that was not looked into; its name is only read where the
+    /// answer needs it.
+    fn refuse(&self, id: Option<u64>, json: &str, failure: Failure) {
+        let name = if id.is_none() { fields::named(json).ok().map(|event| event.name) } else { None };
+        self.answer(id, name.as_deref(), Err(failure));
     }
 
     fn judge(&self, bytes: usize) -> Outcome<()> {
@@ -340,20 +369,21 @@ impl Session {
         }
     }
 
-    /// Announces that the node is going, answers what is in the inbox, then
-    /// closes the transport: stock clients come back, to another node.
+    /// Announces that the node is going, answers what is in the inbox, refuses
+    /// what comes after, then closes the transport: stock clients come back, to another node.
     fn drain(&self) {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
         self.push(wire::event("server-draining", "{\"reconnectInMs\":0}"));
-        self.transport.pause();
         self.inbox.close();
         let me = self.me.clone();
         self.services.tasks.spawn(async move {
-            let deadline = Instant::now() + DRAIN_ANSWERS_WITHIN;
+            let announced = Instant::now();
             while let Some(session) = me.upgrade() {
-                if session.inbox.is_at_rest() || Instant::now() > deadline {
+                let waited = announced.elapsed();
+                let is_answered = session.inbox.is_at_rest() && waited >= DRAIN_HEARD_AFTER;
+                if is_answered || waited > DRAIN_ANSWERS_WITHIN {
                     return session.transport.close();
                 }
                 drop(session);
@@ -365,8 +395,17 @@ impl Session {
     /// Tells the client why it has to go, in a way that makes stock clients stay
     /// away, and closes. What the client sent before is not answered any more.
     fn farewell(&self, why: Failure, gone: Gone) {
-        self.push(wire::error_event(&why, None));
-        self.push(wire::disconnect());
+        let farewell = [wire::error_event(&why, None), wire::disconnect()];
+        if self.outbox.is_held() {
+            // Before the restore nothing else is on its way; the client has not
+            // even heard that it is connected.
+            if let Some(who) = self.who() {
+                self.transport.send_or_close(&wire::connected(who.connection));
+            }
+            farewell.iter().for_each(|frame| self.transport.send_or_close(frame));
+        } else {
+            farewell.into_iter().for_each(|frame| self.push(frame));
+        }
         self.gone(gone);
         if self.transport.is_websocket() {
             return self.transport.close();

@@ -178,3 +178,18 @@ fn a_closed_room_takes_nobody_in() {
     };
     assert!(room.join(&mut Some(member), 8).is_none());
 }
+
+#[test]
+fn what_is_said_of_the_store_while_a_repair_reads_is_not_forgotten() {
+    let room = Room::new(UserId::fresh());
+    let phone = join(&room);
+    restored(&room, &phone, 9);
+    assert_eq!(room.look_up_to(Seq(10)), Accepted::Hole);
+    assert_eq!(room.needs_after(), Some(Seq(9)));
+    // The read has seen 10; 11 is committed elsewhere and its publish lost; the ask says so.
+    assert_eq!(room.look_up_to(Seq(11)), Accepted::Settled, "a repair is on its way");
+    room.catch_up(CatchUp { changes: vec![(*change(&room, 10, None)).clone()], up_to: Seq(10), more: false });
+    assert_eq!(room.needs_after(), Some(Seq(10)), "it reads again");
+    room.catch_up(CatchUp { changes: vec![(*change(&room, 11, None)).clone()], up_to: Seq(11), more: false });
+    assert_eq!((room.needs_after(), seqs(&phone)), (None, vec![10, 11]));
+}
