@@ -29,9 +29,6 @@ use crate::wire;
 /// Bytes of deviceInfo.
 const INFO_BYTES_MAX: usize = 4 * 1024;
 
-/// A node that wrote its beat no longer ago than this is alive.
-const BEATS_WITHIN_MS: i64 = 10_000;
-
 /// Wait before a goodbye that the store could not take is tried again, and how
 /// often.
 const LEAVE_RETRY: Duration = Duration::from_secs(1);
@@ -346,7 +343,13 @@ impl DeviceService {
         let device = DeviceId::parse(device).ok_or_else(unknown_device)?;
         let at = Clock::now();
         let online = self.online(user).await.devices();
-        let revoke = RevokeDevice { user, device, online, beating_since: at.plus_ms(-BEATS_WITHIN_MS), at };
+        let revoke = RevokeDevice {
+            user,
+            device,
+            online,
+            beating_since: at.plus_ms(-(NODE_SILENCE_MAX.as_millis() as i64)),
+            at,
+        };
         let revoked = self.writer.revoke(Command::RevokeDevice(revoke)).await?.ok_or_else(unknown_device)?;
         for revoked in &revoked {
             self.hub.kick(user, revoked);

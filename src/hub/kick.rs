@@ -88,3 +88,6 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Who is ended by a kick, whether it is here, on its way in, or elsewhere.
+
+use std::sync::{Arc, Mutex};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+
+use super::*;
+use crate::backplane::MemoryBus;
+use crate::drain::Tasks;
+use crate::hub::{Item, Parts, Recipient, listen};
+use crate::model::{DeviceId, Seq, Timestamp};
+use crate::store::{Bounds, Database, open};
+use crate::telemetry::metrics::Metrics;
+use crate::wire::Frame;
+
+#[derive(Default)]
+struct Seen {
+    endings: Mutex<Vec<Ending>>,
+    ended: tokio::sync::Notify,
+}
+
+impl Seen {
+    fn endings(&self) -> Vec<Ending> {
+        self.endings.lock().unwrap().clone()
+    }
+}
+
+impl Recipient for Seen {
+    fn push(&self, _item: Item) {}
+
+    fn open(&self, _restored: Frame, _floor: Seq) {}
+
+    fn probe(&self) -> BoxFuture<'static, bool> {
+        std::future::ready(true).boxed()
+    }
+
+    fn end(&self, why: Ending) {
+        self.endings.lock().unwrap().push(why);
+        self.ended.notify_one();
+    }
+}
+
+/// A node of `bus`.
+async fn node(bus: &MemoryBus) -> (TempDir, Hub) {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Database::Sqlite { path: folder.path().join("tandem.db"), full_sync: false };
+    let bounds = Bounds {
+        merge: crate::merge::Limits::default(),
+        keys_per_user: 1,
+        bytes_per_user: 1,
+        devices_per_user: 1,
+    };
+    let (joined, tasks) = (bus.join(), Tasks::default());
+    let hub = Hub::new(Parts {
+        store: open(&database, bounds).await.unwrap(),
+        backplane: joined.backplane,
+        clustered: true,
+        tasks: tasks.clone(),
+        metrics: Arc::new(Metrics::new()),
+        grace: Duration::ZERO,
+        sockets_per_user: 8,
+    });
+    tasks.spawn(listen(hub.clone(), joined.inbound));
+    (folder, hub)
+}
+
+fn join(hub: &Hub, user: UserId, login: Option<LoginId>) -> (DeviceId, ConnectionId, Arc<Seen>) {
+    let (device, connection, seen) = (DeviceId::fresh(), ConnectionId::fresh(), Arc::new(Seen::default()));
+    let member = Member {
+        device,
+        connection,
+        login,
+        info: crate::devices::parse_info(None).unwrap(),
+        connected_at: Timestamp(0),
+        keys: None,
+        recipient: seen.clone(),
+    };
+    assert!(hub.join(user, member).is_ok());
+    (device, connection, seen)
+}
+
+#[tokio::test]
+async fn a_kick_ends_what_was_revoked_and_nothing_else() {
+    let (_folder, hub) = node(&MemoryBus::default()).await;
+    let (user, login) = (UserId::fresh(), LoginId::fresh());
+    let (_, _, meant) = join(&hub, user, Some(login));
+    let (device, _, other) = join(&hub, user, Some(LoginId::fresh()));
+    let (_, _, without) = join(&hub, user, None);
+    let (_, _, strange) = join(&hub, UserId::fresh(), Some(login));
+
+    hub.kick(user, &Revoked::Login(Some(login)));
+    assert_eq!((meant.endings(), other.endings()), (vec![Ending::LoginEnded], vec![]));
+    hub.kick(user, &Revoked::Login(None));
+    assert_eq!((without.endings(), other.endings()), (vec![Ending::LoginEnded], vec![]));
+    hub.kick(user, &Revoked::Device(device));
+    assert_eq!(other.endings(), [Ending::DeviceRevoked]);
+    assert_eq!(strange.endings(), []);
+}
+
+#[tokio::test]
+async fn whoever_was_on_the_way_in_when_it_was_kicked_is_ended_on_joining() {
+    let (_folder, hub) = node(&MemoryBus::default()).await;
+    let (user, login) = (UserId::fresh(), LoginId::fresh());
+    hub.kick(user, &Revoked::Login(Some(login)));
+
+    let (_, _, late) = join(&hub, user, Some(login));
+    let (_, connection, fresh) = join(&hub, user, Some(LoginId::fresh()));
+    assert_eq!((late.endings(), fresh.endings()), (vec![Ending::LoginEnded], vec![]));
+
+    // So is one whose new token stands on what was kicked meanwhile.
+    hub.move_to_login(user, connection, Some(login));
+    assert_eq!(fresh.endings(), [Ending::LoginEnded]);
+}
+
+#[tokio::test]
+async fn a_kick_reaches_the_other_nodes() {
+    let bus = MemoryBus::default();
+    let ((_one, here), (_two, there)) = (node(&bus).await, node(&bus).await);
+    let (user, login) = (UserId::fresh(), LoginId::fresh());
+    there.subscribe(user).await;
+    let (_, _, far) = join(&there, user, Some(login));
+
+    here.kick(user, &Revoked::Login(Some(login)));
+
+    tokio::time::timeout(Duration::from_secs(10), far.ended.notified()).await.unwrap();
+    assert_eq!(far.endings(), [Ending::LoginEnded]);
+}
