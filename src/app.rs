@@ -226,10 +226,13 @@ impl Running {
     async fn close_sockets(&self) {
         let everyone = self.hub.everyone();
         let step = self.drain / u32::try_from(everyone.len().max(1)).unwrap_or(u32::MAX);
+        // Ticks that come late are made up for: the window does not grow with the load.
+        let mut ticks = tokio::time::interval(step.max(Duration::from_micros(1)));
         for member in everyone {
+            ticks.tick().await;
             member.recipient.end(Ending::Draining);
-            tokio::time::sleep(step).await;
         }
+        ticks.tick().await;
         // Those who were being connected when the others were counted; who is told twice hears it once.
         for member in self.hub.everyone() {
             member.recipient.end(Ending::Draining);

@@ -124,9 +124,8 @@ impl Hub {
             if matches!(hub.presence(&arrival), Presence::Unknown) {
                 // Gone already: that it came is no news any more. That it went is, to those who knew it from
                 // the connection whose place it took.
-                if matches!(placed, Ok(Placed::Stands { replaced: Some(_) })) {
-                    hub.tell_gone_again(&arrival);
-                }
+                // Its goodbye may have come before its row.
+                hub.take_back(&arrival, matches!(placed, Ok(Placed::Stands { replaced: Some(_) }))).await;
                 return;
             }
             match placed {
@@ -143,12 +142,19 @@ impl Hub {
         });
     }
 
-    fn tell_gone_again(&self, arrival: &Arrival) {
+    async fn take_back(&self, arrival: &Arrival, was_known: bool) {
         let gone = Gone::ClientDisconnect;
         let (user, device, connection) = (arrival.user, arrival.device, arrival.connection);
+        let left = Departure { user, device, connection, gone, at: arrival.at };
+        if self.0.backplane.presence_remove(user, device, connection).await.is_err() {
+            self.untold(&left);
+        }
+        if !was_known {
+            return;
+        }
         let body = wire::device_disconnected_body(device, gone.as_str(), arrival.at);
         self.tell(user, &wire::event("device-disconnected", &body), Some(device));
-        self.publish_departure(&Departure { user, device, connection, gone, at: arrival.at });
+        self.publish_departure(&left);
     }
 
     fn presence(&self, arrival: &Arrival) -> Presence {

@@ -31,7 +31,7 @@ async fn a_node_terminated_under_load_lets_its_clients_go_one_after_the_other_an
     }
 
     let began = Instant::now();
-    let node = &cluster.nodes[0];
+    let node = &mut cluster.nodes[0];
     let leaving = join_all(devices.iter().map(|device| async {
         let reason = within_secs(lag + drain + BEYOND_SECONDS, wait_gone(device)).await;
         (began.elapsed(), reason)
@@ -47,13 +47,12 @@ async fn a_node_terminated_under_load_lets_its_clients_go_one_after_the_other_an
         .await;
         let not_ready = began.elapsed();
         // It still takes what a balancer sends that has not noticed yet.
-        let late = Device::options(node, &accounts[0]).named("late").without_reconnection().connect().await;
+        let late = Device::options(&*node, &accounts[0]).named("late").without_reconnection().connect().await;
         late.update("late", json!(1)).await;
-        (not_ready, late)
+        let exit = within_secs(lag + drain + BEYOND_SECONDS, node.wait_exit()).await;
+        (not_ready, late, exit, began.elapsed())
     };
-    let (gone, acks, (not_ready, late)) = tokio::join!(leaving, busy, asking);
-    let exit = within_secs(lag + drain + BEYOND_SECONDS, cluster.nodes[0].wait_exit()).await;
-    let exited = began.elapsed();
+    let (gone, acks, (not_ready, late, exit, exited)) = tokio::join!(leaving, busy, asking);
 
     assert_eq!(exit.code, Some(0), "{}", exit.output);
     assert!(exited < Duration::from_secs(lag + drain + BEYOND_SECONDS), "{exited:?}");
@@ -91,14 +90,16 @@ async fn a_node_terminated_under_load_lets_its_clients_go_one_after_the_other_an
 /// Writes without a pause until its connection ends; how many were acknowledged. A refusal is an answer too.
 async fn write_until_gone(device: &Device) -> usize {
     let mut acked = 0;
-    loop {
+    // What is written without a connection waits for one, which does not come.
+    while device.events("$disconnect").is_empty() {
         let update = json!({"sessionKey": device.id(), "state": acked});
         match device.try_emit_ack("session-update", vec![update]).await {
             Ok(ack) if ack["ok"] == true => acked += 1,
             Ok(ack) => assert_eq!(ack["error"]["retryable"], true, "{ack}"),
-            Err(_) => return acked,
+            Err(_) => break,
         }
     }
+    acked
 }
 
 async fn wait_gone(device: &Device) -> String {
