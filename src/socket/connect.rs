@@ -117,7 +117,7 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         at: Clock::now(),
         still_known: joined.still_known,
     });
-    tracing::info!(user.id = %who.user, device.id = %who.device, "device connected");
+    tracing::info!(user.id = %who.user, device.id = %who.device, connection.id = %who.connection, "device connected");
     Ok(())
 }
 

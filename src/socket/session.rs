@@ -463,7 +463,9 @@ impl Session {
         self.services.shares.forget(who.user);
         self.services.expiry.forget(who.connection, self.token_ends());
         self.services.devices.leave(who.user, who.device, who.connection, gone);
-        tracing::info!(user.id = %who.user, device.id = %who.device, reason = gone.as_str(), "device disconnected");
+        let (user, device, connection) = (who.user, who.device, who.connection);
+        let reason = gone.as_str();
+        tracing::info!(user.id = %user, device.id = %device, connection.id = %connection, reason, "device disconnected");
     }
 }
 
