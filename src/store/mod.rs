@@ -442,7 +442,8 @@ pub trait Store: Send + Sync + 'static {
     /// Answers when the store does.
     async fn ping(&self) -> StoreResult<()>;
 
-    /// Forgets what is past its time, a little at a go, without holding writers up.
+    /// Forgets what is past its time, a little at a go, without holding writers
+    /// up. Returns how many records it went through: call again until that is 0.
     async fn prune(&self, retention: &Retention, now: Timestamp) -> StoreResult<u64>;
 
     /// Closes every connection. Nothing is called after it.
@@ -460,6 +461,10 @@ pub struct Retention {
     pub spared: Duration,
     /// Age of an op id.
     pub op_ids: Duration,
+    /// Age of a tombstone.
+    pub tombstones: Duration,
+    /// Tombstones a user.
+    pub tombstones_per_user: u32,
 }
 
 impl Default for Retention {
@@ -469,6 +474,8 @@ impl Default for Retention {
             history: Duration::from_secs(7 * 86_400),
             spared: Duration::from_secs(600),
             op_ids: Duration::from_secs(86_400),
+            tombstones: Duration::from_secs(7 * 86_400),
+            tombstones_per_user: 1_000,
         }
     }
 }
