@@ -294,9 +294,11 @@ async fn create_account(connection: &mut SqliteConnection, new: &NewAccount) -> 
     open_login(connection, &new.login).await.map(|()| true)
 }
 
+/// A user who is gone gets no login, and fails no neighbour.
 async fn open_login(connection: &mut SqliteConnection, login: &NewLogin) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO logins (id, user_id, created_at, expires_at, refresh_hash) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO logins (id, user_id, created_at, expires_at, refresh_hash)
+         SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM users WHERE id = ?2)",
     )
     .bind(login.login.to_string())
     .bind(login.user.to_string())
