@@ -94,6 +94,25 @@ impl Lanes {
         true
     }
 
+    /// Puts what a batch held back in front of its lane, in the order it was
+    /// taken; `held` is in that order. Whoever gave up meanwhile is left out.
+    fn put_back(&mut self, held: Vec<Waiting>) {
+        for waiting in held.into_iter().rev() {
+            if waiting.answer.is_closed() {
+                continue;
+            }
+            waiting.state.store(WAITING, Ordering::Release);
+            let user = waiting.command.queue();
+            self.commands += 1;
+            self.bytes += waiting.command.bytes();
+            let lane = self.by_user.entry(user).or_default();
+            if lane.is_empty() {
+                self.turns.push_back(user);
+            }
+            lane.push_front(waiting);
+        }
+    }
+
     /// The next batch: one command of each user in turn, until it is full.
     fn take(&mut self) -> Vec<Waiting> {
         let mut batch = Vec::new();
@@ -266,18 +285,21 @@ async fn run(
                 () = tasks.ending() => return,
             }
         }
-        commit(&*store, batch, &committed, &metrics).await;
+        let held = commit(&*store, batch, &committed, &metrics).await;
+        queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).put_back(held);
     }
 }
 
+/// Commits `batch` and answers its callers; returns what the store held back.
 async fn commit(
     store: &dyn Store,
     batch: Vec<Waiting>,
     committed: &mpsc::Sender<Committed>,
     metrics: &Metrics,
-) {
-    let (commands, answers): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|waiting| (waiting.command, waiting.answer)).unzip();
+) -> Vec<Waiting> {
+    let mut held = Vec::new();
+    let (commands, callers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|waiting| (waiting.command, (waiting.state, waiting.answer))).unzip();
     let started = Instant::now();
     let result = store.commit(&commands).await;
     metrics.commit_seconds.record(started.elapsed());
@@ -286,9 +308,12 @@ async fn commit(
         Ok(replies) => {
             metrics.store_up.set(1.0);
             let changes: Vec<_> = replies.iter().filter_map(change_of).collect();
-            for (answer, reply) in answers.into_iter().zip(replies) {
-                // A caller that gave up meanwhile was told `unknown`.
-                drop(answer.send(Ok(reply)));
+            for ((command, (state, answer)), reply) in commands.into_iter().zip(callers).zip(replies) {
+                match reply {
+                    Reply::Held => held.push(Waiting { command, state, answer }),
+                    // A caller that gave up meanwhile was told `unknown`.
+                    reply => drop(answer.send(Ok(reply))),
+                }
             }
             if !changes.is_empty() {
                 let batch = Committed { changes, at: Instant::now() };
@@ -300,11 +325,12 @@ async fn commit(
             metrics.commit_failures.increment(1);
             metrics.store_up.set(0.0);
             tracing::warn!(%error, commands = commands.len(), "commit failed");
-            for answer in answers {
+            for (_, answer) in callers {
                 drop(answer.send(Err(error.clone())));
             }
         }
     }
+    held
 }
 
 fn change_of(reply: &Reply) -> Option<Arc<Change>> {
