@@ -289,7 +289,9 @@ fn secret(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Secret>
     if let Some(secret) = &config.jwt_secret {
         return Ok(secret.clone());
     }
-    let Database::Sqlite { path, .. } = &config.database;
+    let Database::Sqlite { path, .. } = &config.database else {
+        anyhow::bail!("JWT_SECRET is required with PostgreSQL; all nodes need the same");
+    };
     let path = path.parent().unwrap_or(Path::new(".")).join("jwt-secret");
     if let Ok(kept) = std::fs::read_to_string(&path) {
         anyhow::ensure!(

@@ -7,6 +7,8 @@
 //! decided by [`batch`], which is pure and the same for all of them.
 
 pub mod batch;
+mod postgres;
+mod roster;
 mod sqlite;
 pub mod writer;
 
@@ -19,8 +21,8 @@ use async_trait::async_trait;
 use crate::failure::{Code, Failure};
 use crate::merge;
 use crate::model::{
-    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, Seq, SessionKey,
-    Timestamp, UserId, Version,
+    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, Secret, Seq,
+    SessionKey, Timestamp, UserId, Version,
 };
 
 pub use writer::Writer;
@@ -48,6 +50,16 @@ pub enum Database {
         /// `synchronous=FULL`: an acked write survives a power cut.
         full_sync: bool,
     },
+    /// A PostgreSQL server that all nodes share.
+    Postgres {
+        /// Where and who, password included; one that [`is_postgres_url`] takes.
+        url: Secret,
+    },
+}
+
+/// Whether `url` is one that [`Database::Postgres`] can hold.
+pub fn is_postgres_url(url: &str) -> bool {
+    postgres::is_url(url)
 }
 
 /// Opens the database, makes or updates its schema and reads its epoch.
@@ -59,6 +71,7 @@ pub async fn open(database: &Database, bounds: Bounds) -> anyhow::Result<Arc<dyn
         Database::Sqlite { path, full_sync } => {
             Ok(Arc::new(sqlite::SqliteStore::open(path, *full_sync, bounds).await?))
         }
+        Database::Postgres { url } => Ok(Arc::new(postgres::PostgresStore::open(url, bounds).await?)),
     }
 }
 
