@@ -30,7 +30,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// What is in an inbox when the node drains is answered within this.
 const DRAIN_ANSWERS_WITHIN: Duration = Duration::from_secs(4);
 
-/// How long a polling client may take to fetch why it has to go.
+/// How long a client may take to fetch why it has to go.
 const FAREWELL_WAIT: Duration = Duration::from_secs(3);
 
 /// A client has heard that the node is going by then. Closing earlier, under what
@@ -213,6 +213,11 @@ impl Session {
     /// CONNECT was refused: the client has a moment to read why.
     pub(super) fn refused(&self) {
         self.inbox.close();
+        self.close_later();
+    }
+
+    /// Closes the transport once the client has had time to read what it was told.
+    fn close_later(&self) {
         let transport = self.transport.clone();
         self.services.tasks.spawn(async move {
             tokio::time::sleep(FAREWELL_WAIT).await;
@@ -411,11 +416,7 @@ impl Session {
             return self.transport.close();
         }
         // A polling client fetches what is left for it, and closes by itself.
-        let transport = self.transport.clone();
-        self.services.tasks.spawn(async move {
-            tokio::time::sleep(FAREWELL_WAIT).await;
-            transport.close();
-        });
+        self.close_later();
     }
 
     /// The client's own `disconnect()`: the others hear of it at once.
