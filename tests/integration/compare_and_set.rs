@@ -3,12 +3,12 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::Cluster;
+use crate::support::{Cluster, short_or_long};
 
 const WRITERS: u64 = 10;
 
 fn rounds() -> u64 {
-    if std::env::var_os("TANDEM_LONG").is_some() { 1_000 } else { 200 }
+    short_or_long(200, 1_000)
 }
 
 #[tokio::test]

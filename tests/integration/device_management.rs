@@ -11,12 +11,6 @@ async fn sent_away(device: &Device) {
     assert_eq!(device.inspect().await["active"], false, "the client would come back");
 }
 
-async fn log_in(node: &Node, account: &Account) -> Account {
-    let credentials = json!({"email": account.email, "password": account.password});
-    let body = node.rest().post("/api/auth/login", &credentials).await.expect(200);
-    account.with_token(body["token"].as_str().unwrap())
-}
-
 fn at(id: &str) -> String {
     format!("/api/devices/{id}")
 }
@@ -88,7 +82,7 @@ async fn a_revoked_device_is_sent_away_for_good_and_the_others_hear_of_it() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
     let lost = Device::named(&node, &ann, "Lost").await;
-    let own = log_in(&node, &ann).await;
+    let own = ann.log_in(&node).await;
     let kept = Device::named(&node, &own, "Kept").await;
 
     node.rest_of(&own).delete(&at(lost.id())).await.expect(204);
@@ -124,7 +118,7 @@ async fn an_offline_device_can_be_revoked_too() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
     let lost = Device::named(&node, &ann, "Lost").await;
-    let own = log_in(&node, &ann).await;
+    let own = ann.log_in(&node).await;
     let kept = Device::named(&node, &own, "Kept").await;
     lost.disconnect().await;
     kept.next("device-disconnected").await;
@@ -142,7 +136,7 @@ async fn a_foreign_a_missing_and_a_revoked_device_answer_alike() {
     let (ann, bob) = (node.register("ann").await, node.register("bob").await);
     let bobs = Device::named(&node, &bob, "Bob's").await;
     let lost = Device::named(&node, &ann, "Lost").await;
-    let own = log_in(&node, &ann).await;
+    let own = ann.log_in(&node).await;
     node.rest_of(&own).delete(&at(lost.id())).await.expect(204);
     let missing = uuid::Uuid::now_v7().to_string();
 
@@ -180,7 +174,7 @@ async fn a_device_forgotten_past_the_limit_is_told_as_removed() {
 async fn devices_of_other_nodes_are_renamed_and_revoked_as_those_of_this() {
     let cluster = Cluster::start(2).await;
     let ann = cluster.register("ann").await;
-    let own = log_in(&cluster.nodes[0], &ann).await;
+    let own = ann.log_in(&cluster.nodes[0]).await;
     let (near, far) = (cluster.connect(0, &own).await, cluster.connect(1, &ann).await);
     let witness = cluster.connect(1, &own).await;
     let rest = cluster.nodes[0].rest_of(&own);

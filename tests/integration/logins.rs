@@ -16,14 +16,6 @@ async fn refreshed(node: &Node, refresh_token: &str) -> (String, String) {
     (text("token"), text("refreshToken"))
 }
 
-/// The same account over a login of its own.
-async fn log_in(node: &Node, account: &Account) -> Account {
-    let credentials = json!({"email": account.email, "password": account.password});
-    let body = node.rest().post("/api/auth/login", &credentials).await.expect(200);
-    let text = |name: &str| body[name].as_str().unwrap().to_owned();
-    Account { token: text("token"), refresh_token: text("refreshToken"), ..account.clone() }
-}
-
 async fn expect_good(node: &Node, account: &Account) {
     node.rest_of(account).get("/api/session").await.expect(200);
 }
@@ -64,7 +56,7 @@ async fn a_lost_answer_logs_nobody_out() {
 async fn a_refresh_token_whose_successor_was_used_ends_the_whole_login() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
-    let other = log_in(&node, &ann).await;
+    let other = ann.log_in(&node).await;
     let (token, second) = refreshed(&node, &ann.refresh_token).await;
     let (_, third) = refreshed(&node, &second).await;
 
@@ -134,7 +126,7 @@ async fn no_token_is_stored_as_it_is() {
 async fn logging_out_ends_this_login_and_no_other() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
-    let other = log_in(&node, &ann).await;
+    let other = ann.log_in(&node).await;
 
     node.rest_of(&ann).post("/api/auth/logout", &Value::Null).await.expect(204);
 
@@ -147,7 +139,7 @@ async fn logging_out_ends_this_login_and_no_other() {
 async fn logging_out_everywhere_ends_all_logins_and_tokens_of_the_replaced_server() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
-    let other = log_in(&node, &ann).await;
+    let other = ann.log_in(&node).await;
     let seed = ann.with_token(crate::support::legacy_token(&ann, 3_600));
     let bob = node.register("bob").await;
     expect_good(&node, &seed).await;
@@ -158,14 +150,14 @@ async fn logging_out_everywhere_ends_all_logins_and_tokens_of_the_replaced_serve
     expect_ended(&node, &other).await;
     node.rest_of(&seed).get("/api/session").await.expect_error(401, "unauthorized");
     expect_good(&node, &bob).await;
-    expect_good(&node, &log_in(&node, &ann).await).await;
+    expect_good(&node, &ann.log_in(&node).await).await;
 }
 
 #[tokio::test]
 async fn a_new_password_ends_the_other_logins_and_replaces_the_old_one() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
-    let other = log_in(&node, &ann).await;
+    let other = ann.log_in(&node).await;
     let change = |current: &str, new: &str| json!({"current": current, "new": new});
     let rest = node.rest_of(&ann);
     let path = "/api/auth/password";
@@ -186,7 +178,8 @@ async fn a_new_password_ends_the_other_logins_and_replaces_the_old_one() {
     expect_ended(&node, &other).await;
     let old = json!({"email": ann.email, "password": ann.password});
     node.rest().post("/api/auth/login", &old).await.expect_error(401, "invalid_credentials");
-    expect_good(&node, &log_in(&node, &Account { password: "a new password".into(), ..ann }).await).await;
+    let renewed = Account { password: "a new password".into(), ..ann }.log_in(&node).await;
+    expect_good(&node, &renewed).await;
 }
 
 #[tokio::test]

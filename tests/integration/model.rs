@@ -4,22 +4,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::replica::Replica;
-use crate::support::{Device, Env, Node};
-
-/// A small generator of our own (xorshift64), so that a failure names its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
+use crate::support::{Device, Env, Node, Random, short_or_long};
 
 fn steps() -> u64 {
-    if std::env::var_os("TANDEM_LONG").is_some() { 5_000 } else { 400 }
+    short_or_long(400, 5_000)
 }
 
 /// A random write as it is sent, and what it makes of the model.
@@ -58,8 +46,8 @@ fn write(random: &mut Random, model: &mut Map<String, Value>) -> (&'static str, 
 
 #[tokio::test]
 async fn random_devices_end_with_what_the_store_holds() {
-    let seed = u64::from(std::process::id()) | 1;
-    let mut random = Random(seed);
+    let seed = u64::from(std::process::id());
+    let mut random = Random::seeded(seed);
     let node = Node::start(&Env::new().set("RESUME_WINDOW_SECONDS", 60)).await;
     let ann = node.register("ann").await;
     let mut devices = Vec::new();

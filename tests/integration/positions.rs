@@ -2,29 +2,17 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::support::{Env, Node};
+use crate::support::{Env, Node, Random, short_or_long};
 
 /// Positions asked from.
 fn positions() -> u64 {
-    if std::env::var_os("TANDEM_LONG").is_some() { 10_000 } else { 1_500 }
-}
-
-/// A small generator of our own (xorshift64), so that a failure names its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
+    short_or_long(1_500, 10_000)
 }
 
 #[tokio::test]
 async fn a_catch_up_from_any_position_equals_the_full_state() {
     let seed = std::process::id().into();
-    let mut random = Random(seed);
+    let mut random = Random::seeded(seed);
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
     let rest = node.rest_of(&ann);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Account, Cluster, Device, Env, Node, legacy_token, within_secs};
+use crate::support::{Cluster, Device, Env, Node, legacy_token, within_secs};
 
 /// The client was told `code`, was disconnected for good and does not come back by itself.
 async fn expect_sent_away(device: &Device, code: &str) {
@@ -10,12 +10,6 @@ async fn expect_sent_away(device: &Device, code: &str) {
     assert_eq!((&error["code"], &error["retryable"]), (&json!(code), &json!(false)), "{error}");
     assert_eq!(device.disconnected().await, "io server disconnect");
     assert_eq!(device.inspect().await["active"], false, "the client would come back");
-}
-
-async fn log_in(node: &Node, account: &Account) -> Account {
-    let credentials = json!({"email": account.email, "password": account.password});
-    let body = node.rest().post("/api/auth/login", &credentials).await.expect(200);
-    account.with_token(body["token"].as_str().unwrap())
 }
 
 async fn expect_connected(device: &Device) {
@@ -27,7 +21,7 @@ async fn expect_connected(device: &Device) {
 async fn logging_out_closes_the_sockets_of_that_login_for_good() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
-    let other = log_in(&node, &ann).await;
+    let other = ann.log_in(&node).await;
     let (one, two) = (Device::connect(&node, &ann).await, Device::connect(&node, &ann).await);
     let kept = Device::connect(&node, &other).await;
 
@@ -48,7 +42,7 @@ async fn logging_out_closes_the_sockets_of_that_login_for_good() {
 async fn logging_out_everywhere_closes_all_of_the_users_sockets_and_nobody_elses() {
     let node = Node::start(&Env::new()).await;
     let (ann, bob) = (node.register("ann").await, node.register("bob").await);
-    let other = log_in(&node, &ann).await;
+    let other = ann.log_in(&node).await;
     let seed = ann.with_token(legacy_token(&ann, 3_600));
     let mut devices = Vec::new();
     for account in [&ann, &other, &seed] {
@@ -68,7 +62,7 @@ async fn logging_out_everywhere_closes_all_of_the_users_sockets_and_nobody_elses
 async fn a_new_password_closes_the_sockets_of_the_other_logins() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
-    let other = log_in(&node, &ann).await;
+    let other = ann.log_in(&node).await;
     let (own, theirs) = (Device::connect(&node, &ann).await, Device::connect(&node, &other).await);
 
     let change = json!({"current": ann.password, "new": "a new password"});
@@ -161,7 +155,7 @@ async fn a_fresh_token_keeps_the_socket() {
 async fn only_a_good_token_of_the_same_user_is_taken_by_a_live_socket() {
     let node = Node::start(&Env::new()).await;
     let (ann, bob) = (node.register("ann").await, node.register("bob").await);
-    let ended = log_in(&node, &ann).await;
+    let ended = ann.log_in(&node).await;
     node.rest_of(&ended).post("/api/auth/logout", &Value::Null).await.expect(204);
     let device = Device::connect(&node, &ann).await;
 
@@ -190,7 +184,7 @@ async fn who_connects_while_the_login_ends_is_not_left_over() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
     for round in 0..10 {
-        let login = log_in(&node, &ann).await;
+        let login = ann.log_in(&node).await;
         let opened = (0..4).map(|_| Device::options(&node, &login).without_reconnection().open());
         let rest = node.rest_of(&login);
         let (devices, ended) =
@@ -211,7 +205,7 @@ async fn who_connects_while_the_login_ends_is_not_left_over() {
 async fn what_ends_on_one_node_ends_on_every_node_within_2_s() {
     let cluster = Cluster::start(2).await;
     let ann = cluster.register("ann").await;
-    let other = log_in(&cluster.nodes[0], &ann).await;
+    let other = ann.log_in(&cluster.nodes[0]).await;
     let (far, kept) = (cluster.connect(1, &ann).await, cluster.connect(1, &other).await);
 
     cluster.nodes[0].rest_of(&ann).post("/api/auth/logout", &Value::Null).await.expect(204);

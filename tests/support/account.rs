@@ -8,7 +8,7 @@ use hmac::{Hmac, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::Rest;
+use super::{Node, Rest};
 
 /// The secret that every node of a test signs with.
 pub const JWT_SECRET: &str = "tests-only-0f5b2a77c1e94d60b8a3c9d2e7f41856";
@@ -36,6 +36,14 @@ impl Account {
             email,
             password,
         }
+    }
+
+    /// The same account over a login of its own.
+    pub async fn log_in(&self, node: &Node) -> Self {
+        let credentials = json!({"email": self.email, "password": self.password});
+        let body = node.rest().post("/api/auth/login", &credentials).await.expect(200);
+        let text = |name: &str| body[name].as_str().expect("a token").to_owned();
+        Self { token: text("token"), refresh_token: text("refreshToken"), ..self.clone() }
     }
 
     /// The same account with another token.
