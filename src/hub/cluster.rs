@@ -100,7 +100,7 @@ impl Hub {
             _ => None,
         };
         let body = Realtime { source, to: to.map(<[_]>::to_vec), coalesce };
-        let envelope = Envelope::new(Kind::Realtime(body), Some(item.frame.bytes().clone()));
+        let envelope = Envelope::new(Kind::Realtime(body), Some(item.frame.bytes()));
         self.0.backplane.publish(user, &envelope);
     }
 
@@ -408,7 +408,7 @@ impl Hub {
             Kind::Realtime(event) => {
                 if let Some(frame) = text(envelope.payload) {
                     let class = event.coalesce.map_or(Class::Plain, |key| Class::Coalesce(key.into()));
-                    let item = Item { frame: wire::Frame::new(frame), class };
+                    let item = Item { frame: wire::Frame::new(&frame), class };
                     self.relay_here(user, event.source, event.to.as_deref(), &item);
                 }
             }

@@ -1,15 +1,14 @@
 //! One TCP connection as the rest of the server may touch it: [`Link`] is the
 //! handle, [`Guarded`] the stream that obeys it.
 //!
-//! The HTTP and WebSocket layers above can neither cut a peer that stopped
-//! reading nor say when it reads again; both are decided here, below them:
-//! a write that makes no progress for [`WRITE_STALL`] fails, `kill` fails every
-//! read and write at once, `pause` stops reading, and whoever waits for room
-//! hears of each byte that left.
+//! The HTTP layer above cannot cut a peer that stopped reading; that is decided
+//! here, below it: a write that makes no progress for [`WRITE_STALL`] fails,
+//! `kill` fails every read and write at once, `pause` stops reading. A WebSocket
+//! takes the stream out again and looks after itself (`socket/engine/websocket`).
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -22,41 +21,32 @@ use tokio::time::Sleep;
 /// How long a write may make no progress before the connection is cut.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 
-/// A WebSocket ping without payload, as a server sends it (RFC 6455, 5.5.2).
-const WS_PING: &[u8] = &[0x89, 0x00];
-
 /// A handle to one TCP connection.
 #[derive(Default)]
 pub struct Link {
     killed: AtomicBool,
     paused: AtomicBool,
-    /// Something is being written that has not all left yet, so that no other
-    /// frame may be put in between.
-    mid_write: AtomicBool,
-    ping_wanted: AtomicBool,
-    written: AtomicU64,
-    reads: AtomicU64,
     reader: AtomicWaker,
     writer: AtomicWaker,
-    room: Waited,
-    heard: Waited,
 }
 
 /// A signal that costs one load while nobody waits for it.
 #[derive(Default)]
-struct Waited {
+pub struct Waited {
     wanted: AtomicBool,
     signal: Notify,
 }
 
 impl Waited {
-    async fn wait(&self) {
+    /// Waits for the next signal.
+    pub async fn wait(&self) {
         let signalled = self.signal.notified();
         self.wanted.store(true, Ordering::Release);
         signalled.await;
     }
 
-    fn signal(&self) {
+    /// Wakes whoever waits.
+    pub fn signal(&self) {
         if self.wanted.load(Ordering::Acquire) {
             self.wanted.store(false, Ordering::Release);
             self.signal.notify_waiters();
@@ -70,8 +60,6 @@ impl Link {
         self.killed.store(true, Ordering::Release);
         self.reader.wake();
         self.writer.wake();
-        self.room.signal();
-        self.heard.signal();
     }
 
     /// Whether it was killed.
@@ -90,37 +78,6 @@ impl Link {
             self.reader.wake();
         }
     }
-
-    /// Bytes handed to the kernel so far.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    /// How often something was read so far.
-    pub fn reads(&self) -> u64 {
-        self.reads.load(Ordering::Relaxed)
-    }
-
-    /// Waits until more bytes have left, or the link was killed.
-    pub async fn room(&self) {
-        self.room.wait().await;
-    }
-
-    /// Waits until something was read, or the link was killed.
-    pub async fn heard(&self) {
-        self.heard.wait().await;
-    }
-
-    /// Puts a WebSocket ping in front of the next frame that is written. Every
-    /// client answers it by itself. Only for links that carry a WebSocket.
-    pub fn ping_with_next_frame(&self) {
-        self.ping_wanted.store(true, Ordering::Release);
-    }
-
-    fn wrote(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.room.signal();
-    }
 }
 
 /// The stream below everything else; see the module's comment.
@@ -128,9 +85,7 @@ pub struct Guarded<S> {
     stream: S,
     link: Arc<Link>,
     stall: Option<Pin<Box<Sleep>>>,
-    /// What is left of a ping that is being put in front.
-    ping_left: &'static [u8],
-    _open: OpenConnection,
+    open: OpenConnection,
 }
 
 /// Runs `on_close` when the connection is gone, whoever dropped it.
@@ -156,7 +111,12 @@ impl Drop for OpenConnection {
 impl<S> Guarded<S> {
     /// Puts `stream` under the control of `link`.
     pub fn new(stream: S, link: Arc<Link>, open: OpenConnection) -> Self {
-        Self { stream, link, stall: None, ping_left: &[], _open: open }
+        Self { stream, link, stall: None, open }
+    }
+
+    /// The stream itself, not guarded any more.
+    pub fn into_parts(self) -> (S, OpenConnection) {
+        (self.stream, self.open)
     }
 
     fn check_killed(&self) -> io::Result<()> {
@@ -189,49 +149,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         if self.link.paused.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if result.is_ready() {
-            self.link.reads.fetch_add(1, Ordering::Relaxed);
-            self.link.heard.signal();
-        }
-        result
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> Guarded<S> {
-    /// Writes a wanted ping, if this is a place between two frames.
-    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.ping_left.is_empty()
-            && !self.link.mid_write.load(Ordering::Acquire)
-            && self.link.ping_wanted.swap(false, Ordering::AcqRel)
-        {
-            self.ping_left = WS_PING;
-        }
-        while !self.ping_left.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, self.ping_left) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(bytes)) => self.ping_left = &self.ping_left[bytes..],
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return self.stalled(cx),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
     fn poll_guarded_write(
         &mut self,
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         self.check_killed()?;
-        if self.poll_ping(cx)?.is_pending() {
-            return Poll::Pending;
-        }
-        self.link.mid_write.store(true, Ordering::Release);
         match write(Pin::new(&mut self.stream), cx) {
             Poll::Ready(Ok(bytes)) => {
                 self.stall = None;
-                self.link.wrote(bytes);
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -258,8 +189,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A WebSocket layer flushes only when all of its frames were written.
-        self.link.mid_write.store(false, Ordering::Release);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -315,19 +244,5 @@ mod tests {
         assert!(futures_util::poll!(Box::pin(stream.read(&mut buf))).is_pending());
         link.resume();
         assert_eq!(stream.read(&mut buf).await.unwrap(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_ping_goes_between_frames_and_never_into_one() {
-        let (near, mut far) = duplex(64);
-        let (mut stream, link) = guarded(near);
-        stream.write_all(b"half").await.unwrap();
-        link.ping_with_next_frame();
-        stream.write_all(b"frame").await.unwrap();
-        stream.flush().await.unwrap();
-        stream.write_all(b"next").await.unwrap();
-        let mut seen = [0; 15];
-        far.read_exact(&mut seen).await.unwrap();
-        assert_eq!(&seen, b"halfframe\x89\0next");
     }
 }

@@ -140,8 +140,7 @@ where
     }
 }
 
-/// The same over TLS. What is guarded is what goes into the encryption, so that
-/// a ping can still be put between two frames.
+/// The same over TLS. What is guarded is what goes into the encryption.
 async fn encrypted<S, B>(accepted: Accepted<TcpStream>, service: S, tls: Tls)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,

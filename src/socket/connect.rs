@@ -133,7 +133,7 @@ fn has_room(session: &Session, user: UserId, claimed: Option<DeviceId>, info: &D
 }
 
 fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<DeviceInfo> {
-    let in_query = session.transport.take_device_info();
+    let in_query = session.take_device_info();
     match in_auth.filter(|info| info.get() != "null") {
         // A string holds the JSON, as in the query.
         Some(info) if info.get().starts_with('"') => {

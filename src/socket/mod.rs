@@ -1,7 +1,7 @@
 //! Socket.IO: from packets to events and back.
 //!
-//! `engine` is the only file that knows the engine below (see ARCHITECTURE.md
-//! for why that is engineioxide). A [`session::Session`] is one Engine.IO
+//! Only `engine` knows how packets travel (see ARCHITECTURE.md for which part of
+//! that is engineioxide's). A [`session::Session`] is one Engine.IO
 //! session; `connect` turns its CONNECT into a device, `inbox` keeps its events
 //! in order, `events` handles them, `outbox` bounds what waits for it.
 

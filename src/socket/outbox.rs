@@ -31,9 +31,6 @@ const BYTES_MAX: usize = 1 << 20;
 /// How long more than [`EVENTS_SOFT_MAX`] may wait.
 const OVERDUE: Duration = Duration::from_secs(10);
 
-/// Bytes that may be on their way between here and the kernel.
-const IN_FLIGHT_MAX: u64 = 256 * 1024;
-
 /// What to do after a push.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
@@ -58,8 +55,6 @@ struct State {
     queue: VecDeque<Item>,
     bytes: usize,
     pumping: bool,
-    /// Bytes handed to the engine, never less than what left it.
-    emitted: u64,
     overdue_since: Option<Instant>,
 }
 
@@ -166,18 +161,9 @@ enum Drained {
 }
 
 impl State {
-    /// Hands a frame to the engine while not too much is on its way. A frame
-    /// bigger than the window goes when the way is free.
     fn emit(&mut self, frame: &Frame, transport: &Transport, metrics: &Metrics) -> Emitted {
-        let written = transport.written();
-        if self.emitted.saturating_sub(written) >= IN_FLIGHT_MAX {
-            return Emitted::NoRoom;
-        }
         match transport.send(frame) {
             Sent::Yes => {
-                // Framing and heartbeats are written but not emitted; so the
-                // count catches up whenever the way is free.
-                self.emitted = self.emitted.max(written) + frame.len() as u64;
                 metrics.events_out.increment(1);
                 Emitted::Sent
             }

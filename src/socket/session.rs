@@ -78,12 +78,14 @@ pub struct Session {
     draining: AtomicBool,
     attachments_left: AtomicU32,
     refusals: AtomicU32,
+    /// The deviceInfo of the handshake's query, until CONNECT takes it.
+    device_info: Mutex<Option<String>>,
 }
 
 impl Session {
     /// A session that the engine has just opened. It must become a device in
     /// time.
-    pub fn open(services: Arc<Services>, transport: Transport) -> Arc<Self> {
+    pub fn open(services: Arc<Services>, transport: Transport, device_info: Option<String>) -> Arc<Self> {
         let session = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             services,
@@ -99,12 +101,13 @@ impl Session {
             draining: AtomicBool::new(false),
             attachments_left: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
+            device_info: Mutex::new(device_info),
         });
         let (waiting, tasks) = (session.me.clone(), session.services.tasks.clone());
         session.services.tasks.spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(CONNECT_DEADLINE) => {}
-                () = tasks.ending() => return,
+                () = tasks.ending() => {}
             }
             if let Some(session) = waiting.upgrade()
                 && session.who.get().is_none()
@@ -113,6 +116,11 @@ impl Session {
             }
         });
         session
+    }
+
+    /// The deviceInfo of the handshake's query; once.
+    pub(super) fn take_device_info(&self) -> Option<String> {
+        self.device_info.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whom it speaks for, once connected.

@@ -58,7 +58,7 @@ fn join(room: &Room) -> Joiner {
 }
 
 fn restored(room: &Room, joiner: &Joiner, seq: u64) -> Accepted {
-    room.restored(joiner.connection, Frame::new("2[]".into()), Seq(seq))
+    room.restored(joiner.connection, Frame::new("2[]"), Seq(seq))
 }
 
 fn change(room: &Room, seq: u64, device: Option<DeviceId>) -> Arc<Change> {

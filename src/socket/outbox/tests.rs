@@ -6,7 +6,7 @@ use super::*;
 use crate::model::{Change, SessionKey, Timestamp, UserId, Version};
 
 fn item(bytes: usize, class: Class) -> Item {
-    Item { frame: Frame::new("x".repeat(bytes)), class }
+    Item { frame: Frame::new(&"x".repeat(bytes)), class }
 }
 
 fn change(key: &str, seq: u64, bytes: usize) -> Item {
