@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::body::Body;
@@ -47,7 +47,11 @@ const COMMITTED_BATCHES: usize = 64;
 const BEAT_EVERY: Duration = Duration::from_secs(2);
 
 /// How often old records are looked for.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long pruning rests after a go, as a multiple of what the go took: the
+/// disk is the writers'.
+const PRUNE_REST: u32 = 4;
 
 /// How often the backplane's counters are copied into the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -389,13 +393,19 @@ async fn beats(writer: Writer, boot: BootId, node: String, tasks: Tasks) {
 async fn prune(store: Arc<dyn Store>, tasks: Tasks) {
     let retention = Retention::default();
     loop {
+        let mut began = Instant::now();
+        while let Ok(pruned @ 1..) = store.prune(&retention, Clock::now()).await {
+            tracing::debug!(pruned, "old records pruned");
+            let rest = began.elapsed() * PRUNE_REST;
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = tasks.ending() => return,
+            }
+            began = Instant::now();
+        }
         tokio::select! {
             () = tokio::time::sleep(PRUNE_EVERY) => {}
             () = tasks.ending() => return,
-        }
-        while let Ok(pruned @ 1..) = store.prune(&retention, Clock::now()).await {
-            tracing::debug!(pruned, "old records pruned");
-            tokio::task::yield_now().await;
         }
     }
 }

@@ -385,7 +385,13 @@ impl Hub {
         while let Some(after) = room.needs_after() {
             self.0.metrics.seq_repairs.increment(1);
             match self.0.store.changes_after(room.user, after).await {
-                Ok(catch_up) => room.catch_up(catch_up),
+                Ok(catch_up) => {
+                    if catch_up.forgotten {
+                        // They come back, from below what is forgotten, and get everything.
+                        room.members().iter().for_each(|member| member.recipient.end(Ending::ComeBack));
+                    }
+                    room.catch_up(catch_up);
+                }
                 Err(_) => {
                     tokio::time::sleep(REPAIR_RETRY).await;
                     room.look_up_to(after.next());

@@ -24,6 +24,10 @@ pub struct Head {
     pub live_keys: u64,
     /// Bytes of their states.
     pub live_bytes: u64,
+    /// Bytes of the states of all changes that are kept, the current ones too.
+    pub kept_bytes: u64,
+    /// Keys that are deleted and not forgotten yet.
+    pub tombstones: u64,
     /// Versions of returning keys start above it.
     pub version_floor: Version,
 }
@@ -301,7 +305,15 @@ fn counted(
     if bytes > head.live_bytes && bytes > bounds.bytes_per_user {
         return Err(WriteRefusal::Quota("LIMIT_USER_BYTES"));
     }
-    Ok(Head { seq: head.seq.next(), live_keys: keys, live_bytes: bytes, version_floor: head.version_floor })
+    let was_tombstone = previous.is_some_and(|previous| previous.state.is_none());
+    Ok(Head {
+        seq: head.seq.next(),
+        live_keys: keys,
+        live_bytes: bytes,
+        kept_bytes: head.kept_bytes + bytes_after.unwrap_or(0) as u64,
+        tombstones: (head.tombstones + u64::from(state.is_none())).saturating_sub(u64::from(was_tombstone)),
+        version_floor: head.version_floor,
+    })
 }
 
 /// What makes two writes under one op id the same write.

@@ -393,7 +393,7 @@ pub struct Snapshot {
 }
 
 /// What a hub missed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct CatchUp {
     /// In seq order, all above the position asked from.
     pub changes: Vec<Change>,
@@ -401,6 +401,9 @@ pub struct CatchUp {
     pub up_to: Seq,
     /// There is more above `up_to`.
     pub more: bool,
+    /// Something was deleted above the position and is forgotten: whoever stands
+    /// there must start anew. Then there are no changes.
+    pub forgotten: bool,
 }
 
 /// How far a user's session is, and how big.
@@ -481,7 +484,8 @@ pub trait Store: Send + Sync + 'static {
     /// Answers when the store does.
     async fn ping(&self) -> StoreResult<()>;
 
-    /// Forgets what is past its time, a little at a go, without holding writers up.
+    /// Forgets what is past its time, a little at a go, without holding writers
+    /// up. Returns how many records it went through: call again until that is 0.
     async fn prune(&self, retention: &Retention, now: Timestamp) -> StoreResult<u64>;
 
     /// Closes every connection. Nothing is called after it.
@@ -497,6 +501,13 @@ pub struct Retention {
     pub history: Duration,
     /// Age under which a version is kept whatever its number.
     pub spared: Duration,
+    /// Bytes of a user's superseded versions; the oldest go first, whatever their
+    /// age.
+    pub history_bytes_per_user: u64,
+    /// Age of a tombstone.
+    pub tombstones: Duration,
+    /// Tombstones a user.
+    pub tombstones_per_user: u32,
     /// Age of an op id.
     pub op_ids: Duration,
     /// Age of a note that something was ended: longer than any node is away
@@ -514,6 +525,9 @@ impl Default for Retention {
             versions_per_key: 20,
             history: Duration::from_secs(7 * 86_400),
             spared: Duration::from_secs(600),
+            history_bytes_per_user: 64 << 20,
+            tombstones: Duration::from_secs(7 * 86_400),
+            tombstones_per_user: 1_000,
             op_ids: Duration::from_secs(86_400),
             revocations: Duration::from_secs(86_400),
             ended_logins: Duration::from_secs(7 * 86_400),

@@ -124,7 +124,7 @@ fn a_repair_fills_the_hole_and_ends_when_nothing_waits() {
     assert_eq!(room.accept(change(&room, 4, None)), Accepted::Hole);
     assert_eq!(room.needs_after(), Some(Seq(1)));
     let changes = vec![(*change(&room, 2, None)).clone(), (*change(&room, 3, None)).clone()];
-    room.catch_up(CatchUp { changes, up_to: Seq(3), more: false });
+    room.catch_up(CatchUp { changes, up_to: Seq(3), more: false, forgotten: false });
     assert_eq!(seqs(&phone), [2, 3, 4]);
     assert_eq!(room.needs_after(), None);
     assert_eq!(room.accept(change(&room, 6, None)), Accepted::Hole, "the next hole is a new one");
@@ -136,7 +136,12 @@ fn a_pruned_past_is_skipped_to_what_is_there() {
     let phone = join(&room);
     restored(&room, &phone, 1);
     room.accept(change(&room, 9, None));
-    room.catch_up(CatchUp { changes: vec![(*change(&room, 7, None)).clone()], up_to: Seq(8), more: false });
+    room.catch_up(CatchUp {
+        changes: vec![(*change(&room, 7, None)).clone()],
+        up_to: Seq(8),
+        more: false,
+        forgotten: false,
+    });
     assert_eq!(seqs(&phone), [7, 9]);
 }
 
@@ -188,8 +193,18 @@ fn what_is_said_of_the_store_while_a_repair_reads_is_not_forgotten() {
     assert_eq!(room.needs_after(), Some(Seq(9)));
     // The read has seen 10; 11 is committed elsewhere and its publish lost; the ask says so.
     assert_eq!(room.look_up_to(Seq(11)), Accepted::Settled, "a repair is on its way");
-    room.catch_up(CatchUp { changes: vec![(*change(&room, 10, None)).clone()], up_to: Seq(10), more: false });
+    room.catch_up(CatchUp {
+        changes: vec![(*change(&room, 10, None)).clone()],
+        up_to: Seq(10),
+        more: false,
+        forgotten: false,
+    });
     assert_eq!(room.needs_after(), Some(Seq(10)), "it reads again");
-    room.catch_up(CatchUp { changes: vec![(*change(&room, 11, None)).clone()], up_to: Seq(11), more: false });
+    room.catch_up(CatchUp {
+        changes: vec![(*change(&room, 11, None)).clone()],
+        up_to: Seq(11),
+        more: false,
+        forgotten: false,
+    });
     assert_eq!((room.needs_after(), seqs(&phone)), (None, vec![10, 11]));
 }

@@ -109,7 +109,7 @@ async fn load_heads(
     loaded: &mut Loaded,
 ) -> Result<(), sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT id, seq, live_keys, live_bytes, version_floor FROM users
+        "SELECT id, seq, live_keys, live_bytes, kept_bytes, tombstones, version_floor FROM users
          WHERE id IN (SELECT value FROM json_each(?))",
     )
     .bind(json_list(&needs.users))
@@ -120,6 +120,8 @@ async fn load_heads(
             seq: seq(&row, "seq")?,
             live_keys: sql::number(&row, "live_keys")?,
             live_bytes: sql::number(&row, "live_bytes")?,
+            kept_bytes: sql::number(&row, "kept_bytes")?,
+            tombstones: sql::number(&row, "tombstones")?,
             version_floor: version(&row, "version_floor")?,
         };
         loaded.heads.insert(UserId(uuid(&row, "id")?), head);
@@ -253,10 +255,13 @@ async fn save_heads(connection: &mut SqliteConnection, plan: &Plan) -> Result<()
     if plan.heads.is_empty() {
         return Ok(());
     }
-    let heads =
-        plan.heads.iter().map(|(user, head)| (user.to_string(), head.seq.0, head.live_keys, head.live_bytes));
+    let heads = plan.heads.iter().map(|(user, head)| {
+        let counts = (head.live_keys, head.live_bytes, head.kept_bytes, head.tombstones);
+        (user.to_string(), head.seq.0, counts.0, counts.1, counts.2, counts.3)
+    });
     sqlx::query(
-        "UPDATE users SET seq = head.value ->> 1, live_keys = head.value ->> 2, live_bytes = head.value ->> 3
+        "UPDATE users SET seq = head.value ->> 1, live_keys = head.value ->> 2, live_bytes = head.value ->> 3,
+             kept_bytes = head.value ->> 4, tombstones = head.value ->> 5
          FROM json_each(?) AS head WHERE users.id = head.value ->> 0",
     )
     .bind(json_list(heads))

@@ -25,6 +25,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{Connection, Row};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, Moved, MovedSince, Reply, Retention,
@@ -52,6 +53,8 @@ pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     turns: turn::Turns,
+    /// Batches and pruning, one transaction at a time, in the order of their coming.
+    writing: Semaphore,
     epoch: Epoch,
     bounds: Bounds,
 }
@@ -90,9 +93,35 @@ impl SqliteStore {
             writer: pool(1).connect_with(options.clone()).await?,
             readers: pool(READERS).connect_lazy_with(options.pragma("query_only", "ON")),
             turns: turn::Turns::of(path).context("cannot write beside the database")?,
+            writing: Semaphore::new(1),
             epoch,
             bounds,
         })
+    }
+}
+
+/// Held by whoever writes.
+struct Writing<'a> {
+    _turn: Option<turn::Turn>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl SqliteStore {
+    async fn writing(&self) -> Writing<'_> {
+        let permit = self.writing.acquire().await.expect("it is never closed");
+        Writing { _turn: self.turns.take().await, _permit: permit }
+    }
+
+    async fn prune_step(
+        &self,
+        step: prune::Step,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<u64, sqlx::Error> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let gone_through = step.run(&mut transaction, retention, now).await?;
+        transaction.commit().await?;
+        Ok(gone_through)
     }
 }
 
@@ -137,7 +166,7 @@ fn fault(error: sqlx::Error) -> StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>> {
-        let _turn = self.turns.take().await;
+        let _writing = self.writing().await;
         commit::commit(&self.writer, batch, &self.bounds).await
     }
 
@@ -198,7 +227,12 @@ impl Store for SqliteStore {
     }
 
     async fn prune(&self, retention: &Retention, now: Timestamp) -> StoreResult<u64> {
-        prune::prune(&self.writer, retention, now).await.map_err(fault)
+        let mut gone_through = 0;
+        for step in prune::Step::ALL {
+            let _writing = self.writing().await;
+            gone_through += self.prune_step(step, retention, now).await.map_err(fault)?;
+        }
+        Ok(gone_through)
     }
 
     async fn close(&self) {

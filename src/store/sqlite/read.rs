@@ -90,24 +90,32 @@ pub async fn entry(
 }
 
 /// What follows `after`: every change where all are kept, else the present
-/// entries above it, which make up for those that are not.
+/// entries above it, which make up for those that are not, unless a deletion is
+/// among those.
 pub async fn changes_after(readers: &SqlitePool, user: UserId, after: Seq) -> Result<CatchUp, sqlx::Error> {
     let mut connection = readers.acquire().await?;
     let mut moment = connection.begin().await?;
-    let head = sqlx::query("SELECT seq FROM users WHERE id = ?")
+    let head = sqlx::query("SELECT seq, pruned_seq FROM users WHERE id = ?")
         .bind(user.to_string())
         .fetch_optional(&mut *moment)
         .await?;
     let Some(head) = head else {
-        return Ok(CatchUp { changes: Vec::new(), up_to: after, more: false });
+        return Ok(CatchUp { up_to: after, ..CatchUp::default() });
     };
-    let head = seq(&head, "seq")?;
+    let (head, pruned) = (seq(&head, "seq")?, seq(&head, "pruned_seq")?);
     let kept = kept_changes(&mut moment, user, after).await?;
     let unbroken = kept.iter().zip(after.0 + 1..).all(|(change, expected)| change.seq.0 == expected);
     let catch_up = match kept.last() {
-        Some(last) if unbroken => CatchUp { up_to: last.seq, more: last.seq < head, changes: kept },
-        None if head <= after => CatchUp { changes: kept, up_to: after, more: false },
-        _ => CatchUp { changes: present_entries(&mut moment, user, after).await?, up_to: head, more: false },
+        Some(last) if unbroken => {
+            CatchUp { up_to: last.seq, more: last.seq < head, changes: kept, forgotten: false }
+        }
+        None if head <= after => CatchUp { up_to: after, ..CatchUp::default() },
+        _ if after < pruned => CatchUp { up_to: head, forgotten: true, ..CatchUp::default() },
+        _ => CatchUp {
+            changes: present_entries(&mut moment, user, after).await?,
+            up_to: head,
+            ..CatchUp::default()
+        },
     };
     moment.rollback().await?;
     Ok(catch_up)
