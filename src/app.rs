@@ -92,7 +92,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let boot = BootId::fresh();
     let mut warnings = warnings(&config);
     let secret = secret(&config, &mut warnings)?;
-    let store = store::open(&config.database, bounds(&config)).await?;
+    let store = open_store(&config).await?;
     let (committed, committed_rx) = mpsc::channel(COMMITTED_BATCHES);
     let writer = Writer::start(store.clone(), committed, &tasks, metrics.clone());
     let joined = join_backplane(&config, &tasks, metrics.clone()).await?;
@@ -309,12 +309,20 @@ pub async fn operator(config: &Config) -> anyhow::Result<Operator> {
     let secret = secret(config, &mut Vec::new())?;
     let previous = config.jwt_secret_previous.as_ref();
     Ok(Operator {
-        store: store::open(&config.database, bounds(config)).await?,
+        store: open_store(config).await?,
         tokens: Tokens::new(&secret, previous, config.legacy_tokens),
         refresh_tokens: RefreshTokens::new(&secret, previous),
         hasher: hasher(config)?,
         token_ttl: config.token_ttl,
     })
+}
+
+/// The configured database, migrated, without a node.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    store::open(&config.database, bounds(config)).await
 }
 
 fn hasher(config: &Config) -> anyhow::Result<Hasher> {

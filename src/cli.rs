@@ -12,7 +12,7 @@ use tandem::config::{Config, Mistakes, SETTINGS, Sources};
 use tandem::net::tls;
 use tandem::store::Database;
 
-use crate::admin;
+use crate::{admin, database};
 
 /// The exit code for a configuration that cannot work.
 const EXIT_CONFIG: u8 = 2;
@@ -38,6 +38,7 @@ pub fn parse() -> Asked {
         (Some("check-config"), Ok(_)) => done(say("The configuration is good.\n")),
         (Some("health"), Ok(config)) => done(health(&config)),
         (Some(name @ ("user" | "token")), Ok(config)) => Asked::Done(administrate(name, &matches, &config)),
+        (Some(name), Ok(config)) if name != "serve" => Asked::Done(maintain(name, &matches, &config)),
         (_, Ok(config)) => Asked::Serve(Box::new(config)),
     }
 }
@@ -60,6 +61,7 @@ fn command() -> Command {
         .subcommand(Command::new("check-config").about("Report every mistake in the configuration"))
         .subcommand(Command::new("gen-config").about("Print a .env file with every setting and its default"))
         .subcommands(admin::commands())
+        .subcommands(database::commands())
         .subcommand(Command::new("health").about("Ask the node on this host whether it is ready; for probes"))
 }
 
@@ -81,15 +83,27 @@ fn refuse(mistakes: &Mistakes) -> ExitCode {
 
 fn administrate(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    finish(async {
+        let operator = app::operator(config).await?;
+        let done = admin::run(name, matches, &operator).await;
+        operator.store.close().await;
+        done
+    })
+}
+
+fn maintain(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    finish(async {
+        let store = app::open_store(config).await?;
+        let done = database::run(name, matches, &*store).await;
+        store.close().await;
+        done
+    })
+}
+
+fn finish(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        runtime.block_on(async {
-            let operator = app::operator(config).await?;
-            let done = admin::run(name, matches, &operator).await;
-            operator.store.close().await;
-            done
-        })
-    });
+    let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cli;
+mod database;
 
 use std::process::ExitCode;
 

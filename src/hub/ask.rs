@@ -31,6 +31,7 @@ pub async fn ask_regularly(hub: Hub) {
                     hub.look_into_store_below(user, head);
                 }
                 since = moved.next;
+                hub.mind_the_epoch();
             }
             Err(error) => tracing::debug!(%error, "the store did not say what moved"),
         }

@@ -10,7 +10,7 @@ mod cluster;
 mod kick;
 mod room;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::backplane::Backplane;
 use crate::drain::Tasks;
-use crate::model::{Change, ConnectionId, DeviceId, Seq, Timestamp, UserId};
+use crate::model::{Change, ConnectionId, DeviceId, Epoch, Seq, Timestamp, UserId};
 use crate::store::Store;
 use crate::store::writer::Committed;
 use crate::telemetry::metrics::Metrics;
@@ -186,6 +186,8 @@ struct Inner {
     backplane: Arc<dyn Backplane>,
     clustered: bool,
     kicked: kick::Kicked,
+    /// The past that this hub's devices were told of.
+    epoch: Mutex<Epoch>,
     /// Questions to other nodes that wait for their answer.
     pongs: DashMap<Uuid, oneshot::Sender<bool>>,
     /// Devices that went while the other nodes could not be told.
@@ -215,6 +217,7 @@ impl Hub {
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
             rooms: DashMap::new(),
+            epoch: Mutex::new(parts.store.epoch()),
             store: parts.store,
             tasks: parts.tasks,
             metrics: parts.metrics,
@@ -331,6 +334,7 @@ impl Hub {
 
     /// Takes what this node committed, in the order of the commits.
     pub fn committed(&self, committed: &Committed) {
+        self.mind_the_epoch();
         for change in &committed.changes {
             self.change(change.clone());
             if self.is_clustered() {
@@ -338,6 +342,24 @@ impl Hub {
             }
         }
         self.0.metrics.delivery_seconds.record(committed.at.elapsed());
+    }
+
+    /// Where a new epoch has begun, what devices know counts no more: all
+    /// transports close, and whoever comes back gets everything.
+    fn mind_the_epoch(&self) {
+        let now = self.0.store.epoch();
+        {
+            let mut known = self.0.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known == now {
+                return;
+            }
+            *known = now;
+        }
+        tracing::warn!("a new epoch has begun: all devices are sent to load everything anew");
+        let rooms: Vec<_> = self.0.rooms.iter().map(|room| room.value().clone()).collect();
+        for member in rooms.iter().flat_map(|room| room.start_anew()) {
+            member.recipient.end(Ending::ComeBack);
+        }
     }
 
     /// Takes one committed change, from whichever node.
@@ -388,9 +410,11 @@ impl Hub {
                 Ok(catch_up) => {
                     if catch_up.forgotten {
                         // They come back, from below what is forgotten, and get everything.
-                        room.members().iter().for_each(|member| member.recipient.end(Ending::ComeBack));
+                        let behind = room.start_anew();
+                        behind.iter().for_each(|member| member.recipient.end(Ending::ComeBack));
+                    } else {
+                        room.catch_up(catch_up);
                     }
-                    room.catch_up(catch_up);
                 }
                 Err(_) => {
                     tokio::time::sleep(REPAIR_RETRY).await;

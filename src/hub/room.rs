@@ -65,6 +65,8 @@ struct State {
     waiting: BTreeMap<Seq, Arc<Change>>,
     /// The store has been said to be at least here.
     look_to: Seq,
+    /// What waited up to here was there before the store was last read.
+    asked_for: Seq,
     repairing: bool,
     /// Devices whose going has not been announced yet.
     leaving: HashMap<DeviceId, ConnectionId>,
@@ -208,6 +210,7 @@ impl Room {
         let after = state.cursor.filter(|_| state.is_behind() && !state.members.is_empty());
         state.repairing = after.is_some();
         state.look_to = Seq(0);
+        state.asked_for = state.waiting.last_key_value().map_or(Seq(0), |(seq, _)| *seq);
         after
     }
 
@@ -218,9 +221,12 @@ impl Room {
         state.hole()
     }
 
-    /// Delivers what the store had.
+    /// Delivers what the store had, unless the room has started anew meanwhile.
     pub fn catch_up(&self, catch_up: CatchUp) {
         let mut state = self.lock();
+        if state.cursor.is_none() {
+            return;
+        }
         if catch_up.more {
             state.look_to = state.look_to.max(catch_up.up_to.next());
         }
@@ -231,6 +237,21 @@ impl Room {
         }
         state.cursor = state.cursor.max(Some(catch_up.up_to));
         state.deliver_waiting();
+        if !catch_up.more {
+            // What was there before the store was read, and is not in it, is of another past.
+            let asked_for = state.asked_for;
+            state.waiting.retain(|seq, _| *seq > asked_for);
+        }
+    }
+
+    /// Forgets where it is; the members, who are to come back. The next restore
+    /// tells where the order goes on.
+    pub fn start_anew(&self) -> Vec<Arc<Member>> {
+        let mut state = self.lock();
+        state.cursor = None;
+        state.waiting.clear();
+        state.look_to = Seq(0);
+        state.members.clone()
     }
 
     /// Relays an event to the others, or to those in `to`.

@@ -247,7 +247,7 @@ async fn get(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome
         }
     };
     let restore = session.services.sync.restore(who.user, &selection).await?;
-    Ok(format!("{{\"ok\":true,{}}}", restore.fields))
+    Ok(format!("{{\"ok\":true,{},\"mode\":\"{}\"}}", restore.fields, restore.mode()))
 }
 
 /// What of the session a client wants: `keys` and `since: {epoch, seq}`.

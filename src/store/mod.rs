@@ -11,7 +11,7 @@ pub mod batch;
 mod sqlite;
 pub mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -442,6 +442,10 @@ pub trait Store: Send + Sync + 'static {
     /// The epoch of what is stored.
     fn epoch(&self) -> Epoch;
 
+    /// Begins a new one: what clients know of the past counts no more. Other
+    /// processes see it with their next batch or ask.
+    async fn new_epoch(&self) -> StoreResult<Epoch>;
+
     /// A user's session at one moment; `None` when there is no such user.
     async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>>;
 
@@ -487,6 +491,14 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets what is past its time, a little at a go, without holding writers
     /// up. Returns how many records it went through: call again until that is 0.
     async fn prune(&self, retention: &Retention, now: Timestamp) -> StoreResult<u64>;
+
+    /// Copies everything, as it is at one moment, to a file that does not exist
+    /// yet. Takes its time; writers go on meanwhile.
+    ///
+    /// # Errors
+    /// With a sentence for the operator, also where the database has tools of its
+    /// own for this.
+    async fn backup(&self, file: &Path) -> anyhow::Result<()>;
 
     /// Closes every connection. Nothing is called after it.
     async fn close(&self);

@@ -32,6 +32,7 @@ mod convergence;
 mod crash;
 mod deadlines;
 mod device_management;
+mod epoch;
 mod examples;
 mod health;
 mod identity;

@@ -208,3 +208,36 @@ fn what_is_said_of_the_store_while_a_repair_reads_is_not_forgotten() {
     });
     assert_eq!((room.needs_after(), seqs(&phone)), (None, vec![10, 11]));
 }
+
+#[test]
+fn what_the_store_does_not_know_is_not_asked_for_for_ever() {
+    let room = Room::new(UserId::fresh());
+    let phone = join(&room);
+    restored(&room, &phone, 1);
+    assert_eq!(room.accept(change(&room, 500, None)), Accepted::Hole, "of a past that is no more");
+    assert_eq!(room.needs_after(), Some(Seq(1)));
+    room.accept(change(&room, 501, None));
+    room.catch_up(CatchUp { up_to: Seq(1), ..CatchUp::default() });
+    assert_eq!(room.needs_after(), Some(Seq(1)), "501 came while the store was read");
+    room.catch_up(CatchUp { up_to: Seq(1), ..CatchUp::default() });
+    assert_eq!(room.needs_after(), None);
+    room.accept(change(&room, 2, None));
+    assert_eq!(seqs(&phone), [2]);
+}
+
+#[test]
+fn a_room_that_starts_anew_goes_on_from_the_next_restore() {
+    let room = Room::new(UserId::fresh());
+    let (phone, laptop) = (join(&room), join(&room));
+    restored(&room, &phone, 70);
+    room.accept(change(&room, 72, None));
+    assert_eq!(room.needs_after(), Some(Seq(70)));
+
+    assert_eq!(room.start_anew().len(), 2);
+    room.catch_up(CatchUp { up_to: Seq(72), ..CatchUp::default() });
+
+    restored(&room, &laptop, 5);
+    room.accept(change(&room, 6, None));
+    assert_eq!(seqs(&laptop), [6]);
+    assert_eq!(room.needs_after(), None);
+}

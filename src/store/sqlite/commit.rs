@@ -5,21 +5,28 @@ use std::sync::Arc;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
+use super::marker::Mark;
 use super::sql::{insert_all, json_list, seq, session_id, state, time, uuid, version};
 use super::{devices, fault, logins, sql};
 use crate::model::{SessionKey, UserId, Version};
 use crate::store::batch::{self, AppliedOp, Head, Loaded, Needs, Plan, Stored};
 use crate::store::{Bounds, Command, Reply, SessionWrite, StoreError, StoreResult};
 
-/// Applies `batch`; see [`crate::store::Store::commit`].
-pub async fn commit(writer: &SqlitePool, batch: &[Command], bounds: &Bounds) -> StoreResult<Vec<Reply>> {
+/// Applies `batch`; see [`crate::store::Store::commit`]. Also where the database
+/// is then.
+pub async fn commit(
+    writer: &SqlitePool,
+    batch: &[Command],
+    bounds: &Bounds,
+) -> StoreResult<(Vec<Reply>, Mark)> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(fault)?;
     let replies = apply(&mut transaction, batch, bounds).await.map_err(fault)?;
+    let mark = sql::mark(&mut transaction).await.map_err(fault)?;
     transaction.commit().await.map_err(|error| match fault(error) {
         StoreError::Full => StoreError::Full,
         _ => StoreError::Unavailable { unknown: true },
     })?;
-    Ok(replies)
+    Ok((replies, mark))
 }
 
 /// Writes of sessions are decided together; records one by one before them.

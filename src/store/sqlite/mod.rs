@@ -5,9 +5,11 @@
 //! power cut). Several processes of one host may share the file. Readers have
 //! connections of their own and never wait for the writer.
 
+mod backup;
 mod commit;
 mod devices;
 mod logins;
+mod marker;
 mod prune;
 mod read;
 mod sql;
@@ -15,16 +17,17 @@ mod turn;
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use sqlx::Connection;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Connection, Row};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
@@ -32,6 +35,8 @@ use super::{
     Revocation, Selection, Snapshot, Store, StoreError, StoreResult,
 };
 use crate::model::{Change, Device, Epoch, Seq, SessionKey, Timestamp, UserId};
+
+use marker::{Mark, Marker, Other};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -53,9 +58,12 @@ pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     turns: turn::Turns,
+    options: SqliteConnectOptions,
     /// Batches and pruning, one transaction at a time, in the order of their coming.
     writing: Semaphore,
-    epoch: Epoch,
+    /// As last seen: another process on this file may begin a new one.
+    epoch: RwLock<Epoch>,
+    marker: Marker,
     bounds: Bounds,
 }
 
@@ -80,7 +88,8 @@ impl SqliteStore {
             .statement_cache_capacity(256)
             .pragma("wal_autocheckpoint", WAL_PAGES_BEFORE_CHECKPOINT)
             .pragma("journal_size_limit", "33554432");
-        let epoch = prepare(path, &options).await?;
+        let marker = Marker::of(path).context("cannot write beside the database")?;
+        let epoch = prepare(path, &options, &marker).await?;
         let pool = |connections: u32| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -91,10 +100,12 @@ impl SqliteStore {
         };
         Ok(Self {
             writer: pool(1).connect_with(options.clone()).await?,
-            readers: pool(READERS).connect_lazy_with(options.pragma("query_only", "ON")),
+            readers: pool(READERS).connect_lazy_with(options.clone().pragma("query_only", "ON")),
             turns: turn::Turns::of(path).context("cannot write beside the database")?,
+            options,
             writing: Semaphore::new(1),
-            epoch,
+            epoch: RwLock::new(epoch),
+            marker,
             bounds,
         })
     }
@@ -112,6 +123,13 @@ impl SqliteStore {
         Writing { _turn: self.turns.take().await, _permit: permit }
     }
 
+    fn saw(&self, epoch: Epoch) {
+        let is_known = *self.epoch.read().unwrap_or_else(PoisonError::into_inner) == epoch;
+        if !is_known {
+            *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+        }
+    }
+
     async fn prune_step(
         &self,
         step: prune::Step,
@@ -127,7 +145,7 @@ impl SqliteStore {
 
 /// Migrates the database and reads or makes its epoch. Processes that start
 /// together on one file do so one after the other.
-async fn prepare(path: &Path, options: &SqliteConnectOptions) -> anyhow::Result<Epoch> {
+async fn prepare(path: &Path, options: &SqliteConnectOptions, marker: &Marker) -> anyhow::Result<Epoch> {
     let lock_path = path.with_extension("lock");
     let lock = std::fs::File::create(&lock_path)
         .with_context(|| format!("cannot write beside the database: {}", lock_path.display()))?;
@@ -141,10 +159,32 @@ async fn prepare(path: &Path, options: &SqliteConnectOptions) -> anyhow::Result<
         .bind(uuid::Uuid::new_v4().to_string())
         .execute(&mut connection)
         .await?;
-    let epoch: String =
-        sqlx::query("SELECT value FROM meta WHERE name = 'epoch'").fetch_one(&mut connection).await?.get(0);
+    // In this order: other processes may be committing, and raise it only afterwards.
+    let seen = marker.read().context("cannot read the marker beside the database")?;
+    let mut mark = sql::mark(&mut connection).await?;
+    let fits = match &seen {
+        None => mark.commits == 0,
+        Some(seen) => seen.epoch == mark.epoch && seen.commits <= mark.commits,
+    };
+    if !fits {
+        mark = begin_epoch(&mut connection).await?;
+        tracing::warn!(
+            epoch = &*mark.epoch.0,
+            "the database's past is not what clients saw: a new epoch begins, and they load everything anew"
+        );
+    }
+    marker.raise(&mark, Other::Replace).await.context("cannot write the marker beside the database")?;
     connection.close().await?;
-    Ok(Epoch(epoch.into()))
+    Ok(mark.epoch)
+}
+
+/// Puts a new epoch in the place of the present one.
+async fn begin_epoch(connection: &mut SqliteConnection) -> Result<Mark, sqlx::Error> {
+    sqlx::query("UPDATE meta SET value = ? WHERE name = 'epoch'")
+        .bind(uuid::Uuid::new_v4().to_string())
+        .execute(&mut *connection)
+        .await?;
+    sql::mark(connection).await
 }
 
 /// What a failed statement means to the caller. Nothing of its transaction was
@@ -167,15 +207,32 @@ fn fault(error: sqlx::Error) -> StoreError {
 impl Store for SqliteStore {
     async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>> {
         let _writing = self.writing().await;
-        commit::commit(&self.writer, batch, &self.bounds).await
+        let (replies, mark) = commit::commit(&self.writer, batch, &self.bounds).await?;
+        if let Err(error) = self.marker.raise(&mark, Other::Keep).await {
+            tracing::warn!(%error, "the marker beside the database could not be raised");
+        }
+        self.saw(mark.epoch);
+        Ok(replies)
     }
 
     fn epoch(&self) -> Epoch {
-        self.epoch.clone()
+        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn new_epoch(&self) -> StoreResult<Epoch> {
+        let _writing = self.writing().await;
+        let mut connection = self.writer.acquire().await.map_err(fault)?;
+        let mark = begin_epoch(&mut connection).await.map_err(fault)?;
+        if let Err(error) = self.marker.raise(&mark, Other::Replace).await {
+            // Then the next start begins one more, which does no harm.
+            tracing::warn!(%error, "the marker beside the database could not be replaced");
+        }
+        self.saw(mark.epoch.clone());
+        Ok(mark.epoch)
     }
 
     async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>> {
-        read::snapshot(&self.readers, &self.epoch, user, selection).await.map_err(fault)
+        read::snapshot(&self.readers, user, selection).await.map_err(fault)
     }
 
     async fn head(&self, user: UserId) -> StoreResult<Option<HeadRead>> {
@@ -191,7 +248,9 @@ impl Store for SqliteStore {
     }
 
     async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
-        read::moved(&self.readers, since).await.map_err(fault)
+        let (moved, epoch) = read::moved(&self.readers, since).await.map_err(fault)?;
+        self.saw(epoch);
+        Ok(moved)
     }
 
     async fn history(&self, user: UserId, key: &SessionKey) -> StoreResult<Vec<Change>> {
@@ -233,6 +292,10 @@ impl Store for SqliteStore {
             gone_through += self.prune_step(step, retention, now).await.map_err(fault)?;
         }
         Ok(gone_through)
+    }
+
+    async fn backup(&self, file: &Path) -> anyhow::Result<()> {
+        backup::backup(&self.options, file).await
     }
 
     async fn close(&self) {

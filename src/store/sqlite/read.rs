@@ -1,9 +1,10 @@
 //! Everything that only reads: snapshots, catch-ups, history, accounts.
 
+use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{Connection, Row};
 
-use super::sql::{device, json_list, key, seq, state, time, uuid, version};
+use super::marker::Mark;
+use super::sql::{self, device, json_list, key, seq, state, time, uuid, version};
 use crate::model::{Change, Epoch, Seq, SessionKey, UserId};
 use crate::store::{CatchUp, Entry, HeadRead, Moved, MovedSince, Selection, Snapshot};
 
@@ -16,22 +17,24 @@ const CATCH_UP_CHANGES: i64 = 1_000;
 /// One moment of a user's session, in one read transaction.
 pub async fn snapshot(
     readers: &SqlitePool,
-    epoch: &Epoch,
     user: UserId,
     selection: &Selection,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
     let mut connection = readers.acquire().await?;
     let mut moment = connection.begin().await?;
-    let head = sqlx::query("SELECT seq, pruned_seq FROM users WHERE id = ?")
-        .bind(user.to_string())
-        .fetch_optional(&mut *moment)
-        .await?;
+    let head = sqlx::query(
+        "SELECT seq, pruned_seq, (SELECT value FROM meta WHERE name = 'epoch') AS epoch FROM users WHERE id = ?",
+    )
+    .bind(user.to_string())
+    .fetch_optional(&mut *moment)
+    .await?;
     let Some(head) = head else { return Ok(None) };
+    let epoch = sql::epoch(&head, "epoch")?;
     let (head, pruned) = (seq(&head, "seq")?, seq(&head, "pruned_seq")?);
     let since = selection
         .since
         .as_ref()
-        .filter(|(seen, since)| seen == epoch && *since <= head && *since >= pruned)
+        .filter(|(seen, since)| *seen == epoch && *since <= head && *since >= pruned)
         .map(|(_, since)| *since);
     let keys = selection.keys.as_ref().map(json_list);
     let rows = sqlx::query(
@@ -48,7 +51,7 @@ pub async fn snapshot(
     .await?;
     moment.rollback().await?;
     let entries = rows.iter().map(entry_of).collect::<Result<_, _>>()?;
-    Ok(Some(Snapshot { epoch: epoch.clone(), seq: head, delta: since.is_some(), entries }))
+    Ok(Some(Snapshot { epoch, seq: head, delta: since.is_some(), entries }))
 }
 
 fn entry_of(row: &SqliteRow) -> Result<Entry, sqlx::Error> {
@@ -68,10 +71,8 @@ pub async fn head(readers: &SqlitePool, user: UserId) -> Result<Option<HeadRead>
         .bind(user.to_string())
         .fetch_optional(readers)
         .await?;
-    row.map(|row| {
-        Ok(HeadRead { seq: seq(&row, "seq")?, live_bytes: super::sql::number(&row, "live_bytes")? })
-    })
-    .transpose()
+    row.map(|row| Ok(HeadRead { seq: seq(&row, "seq")?, live_bytes: sql::number(&row, "live_bytes")? }))
+        .transpose()
 }
 
 /// One entry, tombstones included.
@@ -83,7 +84,7 @@ pub async fn entry(
     let row = sqlx::query(
         "SELECT session_key, version, seq, data, device_id, updated_at FROM sessions WHERE id = ?",
     )
-    .bind(super::sql::session_id(user, key))
+    .bind(sql::session_id(user, key))
     .fetch_optional(readers)
     .await?;
     row.as_ref().map(entry_of).transpose()
@@ -178,15 +179,12 @@ fn change_of(row: &SqliteRow, user: UserId, at: &str) -> Result<Change, sqlx::Er
 
 /// Whose session moved since the last ask: the changes since then, by user. The
 /// table's row numbers only grow, so they tell what is new.
-pub async fn moved(readers: &SqlitePool, since: &MovedSince) -> Result<Moved, sqlx::Error> {
-    let last: Option<i64> = sqlx::query("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")
-        .fetch_optional(readers)
-        .await?
-        .map_or(Ok(None), |row| row.try_get(0).map(Some))?;
-    let last = last.unwrap_or(0).cast_unsigned();
+/// Also the epoch.
+pub async fn moved(readers: &SqlitePool, since: &MovedSince) -> Result<(Moved, Epoch), sqlx::Error> {
+    let Mark { epoch, commits: last } = sql::mark(&mut *readers.acquire().await?).await?;
     let next = MovedSince(Some(last));
     let Some(since) = since.0.filter(|since| *since < last) else {
-        return Ok(Moved { heads: Vec::new(), next });
+        return Ok((Moved { heads: Vec::new(), next }, epoch));
     };
     let rows =
         sqlx::query("SELECT user_id, max(seq) AS seq FROM changes WHERE id > ? AND id <= ? GROUP BY user_id")
@@ -195,7 +193,7 @@ pub async fn moved(readers: &SqlitePool, since: &MovedSince) -> Result<Moved, sq
             .fetch_all(readers)
             .await?;
     let heads = rows.iter().map(|row| Ok((UserId(uuid(row, "user_id")?), seq(row, "seq")?)));
-    Ok(Moved { heads: heads.collect::<Result<_, sqlx::Error>>()?, next })
+    Ok((Moved { heads: heads.collect::<Result<_, sqlx::Error>>()?, next }, epoch))
 }
 
 /// The kept versions of a key, newest first.

@@ -7,7 +7,8 @@ use sqlx::Row;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
-use crate::model::{DeviceId, JsonText, Seq, SessionKey, Timestamp, UserId, Version};
+use super::marker::Mark;
+use crate::model::{DeviceId, Epoch, JsonText, Seq, SessionKey, Timestamp, UserId, Version};
 
 /// A statement before it runs.
 pub type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -48,6 +49,23 @@ pub async fn insert_all<'q, T>(
         left = later;
     }
     Ok(())
+}
+
+/// The epoch and how far the database is.
+pub async fn mark(connection: &mut SqliteConnection) -> Result<Mark, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT value AS epoch, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0) AS commits
+         FROM meta WHERE name = 'epoch'",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Mark { epoch: epoch(&row, "epoch")?, commits: number(&row, "commits")? })
+}
+
+/// A column that holds the epoch.
+pub fn epoch(row: &SqliteRow, column: &str) -> Result<Epoch, sqlx::Error> {
+    let text: &str = row.try_get(column)?;
+    Ok(Epoch(text.into()))
 }
 
 /// A column that holds a UUID.
