@@ -62,6 +62,9 @@ pub struct Amount {
     /// Filling of each event, in bytes.
     #[arg(long)]
     payload: Option<usize>,
+    /// State of each user before the first device connects, in bytes.
+    #[arg(long)]
+    state: Option<usize>,
     /// Connections under way at once.
     #[arg(long)]
     at_a_time: Option<usize>,
@@ -75,6 +78,7 @@ impl Amount {
         plan.measured = self.seconds.map_or(plan.measured, Duration::from_secs);
         plan.warmup = self.warmup.map_or(plan.warmup, Duration::from_secs);
         plan.payload_bytes = self.payload.unwrap_or(plan.payload_bytes);
+        plan.state_bytes = self.state.unwrap_or(plan.state_bytes);
         plan.at_a_time = self.at_a_time.unwrap_or(plan.at_a_time);
         plan.cut = self.cut.unwrap_or(plan.cut);
     }

@@ -40,6 +40,22 @@ pub fn register(target: &Target, tag: &str, count: usize) -> anyhow::Result<Vec<
     Ok(numbered.into_iter().map(|(_, token)| token).collect())
 }
 
+/// Gives every user one session key of about `bytes` bytes, so that a restore has something to carry.
+///
+/// # Errors
+/// The first refusal.
+pub fn fill_sessions(target: &Target, tokens: &[String], bytes: usize) -> anyhow::Result<()> {
+    let mut connection = Connection::open(target.nodes[0])?;
+    let state = format!("{{\"filling\":\"{}\"}}", "x".repeat(bytes));
+    for token in tokens {
+        let answer = connection.put("/api/session/filling", token, &state)?;
+        if answer.status != 200 {
+            bail!("a session key answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+        }
+    }
+    Ok(())
+}
+
 fn register_one(connection: &mut Connection, tag: &str, user: usize) -> anyhow::Result<String> {
     let body = format!(r#"{{"email":"{tag}-{user}@example.test","password":"load test {tag} {user}"}}"#);
     let answer = connection.post("/api/auth/register", &body)?;

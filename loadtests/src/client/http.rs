@@ -43,6 +43,13 @@ impl Connection {
         ))
     }
 
+    pub fn put(&mut self, path: &str, token: &str, json: &str) -> anyhow::Result<Answer> {
+        let (address, length) = (self.address, json.len());
+        self.call(&format!(
+            "PUT {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+        ))
+    }
+
     fn call(&mut self, request: &str) -> anyhow::Result<Answer> {
         self.stream.write_all(request.as_bytes()).context("cannot send a request")?;
         let mut received = Vec::new();

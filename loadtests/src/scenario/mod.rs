@@ -46,6 +46,10 @@ pub fn run(
     let marks = Arc::new(Marks::random());
     progress.show(|| format!("registering {} users", plan.users));
     let tokens = account::register(&server.target, marks.tag(), plan.users)?;
+    if plan.state_bytes > 0 {
+        progress.show(|| format!("filling {} sessions", plan.users));
+        account::fill_sessions(&server.target, &tokens, plan.state_bytes)?;
+    }
     let crowd = Crowd {
         target: server.target.clone(),
         tokens,

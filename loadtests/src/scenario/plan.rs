@@ -10,6 +10,7 @@ const DEVICES_PER_USER_MAX: usize = 100;
 const RATE_MAX: u32 = 50_000;
 const SECONDS_MAX: u64 = 600;
 const PAYLOAD_BYTES_MAX: usize = 48 << 10;
+const STATE_BYTES_MAX: usize = 200 << 10;
 /// What the bookkeeping of one run may hold.
 const EVENTS_MAX: u64 = 10_000_000;
 
@@ -80,6 +81,8 @@ pub struct Plan {
     pub measured: Duration,
     /// Filling of each event, beside its mark and names.
     pub payload_bytes: usize,
+    /// State of each user before the first device connects, for restores to carry.
+    pub state_bytes: usize,
     /// Connections under way at once.
     pub at_a_time: usize,
     /// How many devices a storm cuts off.
@@ -106,6 +109,7 @@ impl Plan {
             warmup: Duration::from_secs(3),
             measured: Duration::from_secs(if scenario == Scenario::Idle { 30 } else { 10 }),
             payload_bytes: 100,
+            state_bytes: 0,
             at_a_time: 64,
             cut: users * devices_per_user,
             p99_max: Duration::from_millis(250),
@@ -142,6 +146,7 @@ impl Plan {
         ensure!(!self.measured.is_zero(), "no time to measure");
         ensure!(u64::from(self.rate()) * seconds <= EVENTS_MAX, "at most {EVENTS_MAX} events a run");
         ensure!(self.payload_bytes <= PAYLOAD_BYTES_MAX, "payload: at most {PAYLOAD_BYTES_MAX} bytes");
+        ensure!(self.state_bytes <= STATE_BYTES_MAX, "state: at most {STATE_BYTES_MAX} bytes a user");
         ensure!((1..=1_024).contains(&self.at_a_time), "connecting at a time: 1 to 1024");
         ensure!((1..=self.sockets()).contains(&self.cut), "cut: 1 to the number of sockets");
         Ok(())
