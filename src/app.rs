@@ -34,6 +34,7 @@ use crate::health::Health;
 use crate::hub::{self, Ending, Hub};
 use crate::model::{BootId, Clock, Secret};
 use crate::socket::engine::{PATH, SocketService};
+use crate::store::replica::Replica;
 use crate::store::{self, Bounds, Command, Database, Retention, Store, Writer};
 use crate::sync::SyncEngine;
 use crate::sync::cache::SessionCache;
@@ -94,7 +95,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let secret = secret(&config, &mut warnings)?;
     let store = open_store(&config).await?;
     let (committed, committed_rx) = mpsc::channel(COMMITTED_BATCHES);
-    let writer = Writer::start(store.clone(), committed, &tasks, metrics.clone());
+    let replica = replica(&config, &tasks, &metrics)?;
+    let writer = Writer::start(store.clone(), replica, committed, &tasks, metrics.clone());
     let joined = join_backplane(&config, &tasks, metrics.clone()).await?;
     let clustered = config.redis_url.is_some();
     let hub = Hub::new(hub::Parts {
@@ -271,6 +273,15 @@ async fn join_backplane(config: &Config, tasks: &Tasks, metrics: Arc<Metrics>) -
         }
     });
     Ok(joined)
+}
+
+/// The copy that Litestream keeps, if it is there, with its age followed.
+fn replica(config: &Config, tasks: &Tasks, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Arc<Replica>>> {
+    let Some(settings) = &config.replica else { return Ok(None) };
+    let Database::Sqlite { path, .. } = &config.database;
+    let replica = Arc::new(Replica::new(settings.clone(), path, metrics.clone())?);
+    tasks.spawn(replica.clone().watch(tasks.clone()));
+    Ok(Some(replica))
 }
 
 /// TLS on the main port, if it is configured, with its files followed.

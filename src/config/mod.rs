@@ -18,7 +18,7 @@ pub use settings::{SETTINGS, Setting};
 use crate::model::Secret;
 use crate::net::network::Network;
 use crate::net::tls;
-use crate::store::Database;
+use crate::store::{Database, replica};
 use crate::telemetry::LogFormat;
 
 /// Secrets found in tutorials and samples; whoever signs with one of them signs
@@ -67,6 +67,7 @@ pub struct Config {
     pub jwt_secret: Option<Secret>,
     pub jwt_secret_previous: Option<Secret>,
     pub database: Database,
+    pub replica: Option<replica::Settings>,
     pub redis_url: Option<Secret>,
     pub session_cache: bool,
     pub bcrypt_cost: u32,
@@ -199,6 +200,7 @@ impl Reader<'_> {
             jwt_secret: self.secret("JWT_SECRET"),
             jwt_secret_previous: self.secret("JWT_SECRET_PREVIOUS"),
             database: self.database(),
+            replica: self.replica(),
             redis_url: self.redis_url(),
             session_cache: self.choice("SESSION_CACHE", &[("on", true), ("off", false)]),
             bcrypt_cost: self.number("BCRYPT_COST", 4, 15),
@@ -225,7 +227,6 @@ impl Reader<'_> {
     }
 
     fn limits(&mut self) -> Limits {
-        self.value("DURABILITY", "local", |text| (text == "local").then_some(()));
         Limits {
             state_bytes: self.number("LIMIT_STATE_BYTES", 1, 64 << 20),
             keys_per_user: self.number("LIMIT_KEYS_PER_USER", 1, 1_000_000),
@@ -345,6 +346,15 @@ impl Reader<'_> {
             let path = path.split('?').next().filter(|path| !path.is_empty())?;
             Some(Database::Sqlite { path: Path::new(path).to_owned(), full_sync })
         })
+    }
+
+    fn replica(&mut self) -> Option<replica::Settings> {
+        let acks_wait = self.choice("DURABILITY", &[("local", false), ("replicated", true)]);
+        let socket = self.sources.get("LITESTREAM_SOCKET").map(|path| Path::new(path).to_owned());
+        if acks_wait && socket.is_none() {
+            self.mistakes.push("LITESTREAM_SOCKET: is required with DURABILITY=replicated".to_owned());
+        }
+        socket.map(|socket| replica::Settings { socket, acks_wait })
     }
 
     fn redis_url(&mut self) -> Option<Secret> {

@@ -30,7 +30,12 @@ pub const SETTINGS: &[Setting] = &[
     row("DATABASE_URL", "sqlite://data/tandem.db", "where durable records live"),
     row("REDIS_URL", "", "the backplane between nodes; empty: this node is alone"),
     row("SESSION_CACHE", "on", "on: keep big restores in Redis for reconnect storms; off"),
-    row("DURABILITY", "local", "when a write is acked: local (on this disk)"),
+    row(
+        "DURABILITY",
+        "local",
+        "when a write is acked: local (on this disk), or replicated (copied by Litestream too)",
+    ),
+    row("LITESTREAM_SOCKET", "", "control socket of the Litestream that copies the SQLite database"),
     row("SQLITE_SYNCHRONOUS", "FULL", "FULL, or NORMAL, which may lose acked writes in a power cut"),
     row("BCRYPT_COST", "12", "work factor of password hashes, 4 to 15"),
     row("TOKEN_TTL_SECONDS", "604800", "life of an access token in seconds"),

@@ -8,6 +8,7 @@
 
 pub mod accounts;
 pub mod batch;
+pub mod replica;
 mod sqlite;
 pub mod writer;
 
@@ -170,6 +171,18 @@ impl Command {
             Command::RevokeDevice(revoke) => revoke.user,
             Command::Beat { boot, .. } => UserId(boot.0),
         }
+    }
+
+    /// Whether its ack says that something is durable. The others are of
+    /// connections: after a loss of the machine nobody misses them.
+    pub fn is_kept(&self) -> bool {
+        !matches!(
+            self,
+            Command::ConnectDevice(_)
+                | Command::LeaveDevice(_)
+                | Command::MoveDevice(_)
+                | Command::Beat { .. }
+        )
     }
 
     /// Bytes it brings along, for the bound on a batch.

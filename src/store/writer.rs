@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::replica::Replica;
 use super::{
     Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, NewAccount, NewLogin, Reply,
     RotateRefresh, Rotation, SessionWrite, Store, StoreError, StoreResult, UpdateDevice, WriteRefusal,
@@ -128,15 +129,19 @@ impl Lanes {
 
 impl Writer {
     /// Starts the writer task of `store`. Committed changes go to `committed`,
-    /// in order; when it is full the next commit waits.
+    /// in order; when it is full the next commit waits. Acks wait for `replica`,
+    /// if it says so.
     pub fn start(
         store: Arc<dyn Store>,
+        replica: Option<Arc<Replica>>,
         committed: mpsc::Sender<Committed>,
         tasks: &Tasks,
         metrics: Arc<Metrics>,
     ) -> Self {
         let queue = Arc::new(Queue::default());
-        let writing = run(store, queue.clone(), committed, tasks.clone(), metrics.clone());
+        let replica = replica.filter(|replica| replica.acks_wait());
+        let writing = Writing { store, replica, committed, metrics: metrics.clone() };
+        let writing = writing.run(queue.clone(), tasks.clone());
         tasks.spawn(writing);
         Self { queue, metrics }
     }
@@ -285,61 +290,110 @@ impl Submitted {
     }
 }
 
-async fn run(
+/// What the writer task works with.
+struct Writing {
     store: Arc<dyn Store>,
-    queue: Arc<Queue>,
+    /// The copy that acks wait for.
+    replica: Option<Arc<Replica>>,
     committed: mpsc::Sender<Committed>,
-    tasks: Tasks,
     metrics: Arc<Metrics>,
-) {
-    loop {
-        let batch = queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if batch.is_empty() {
-            tokio::select! {
-                () = queue.arrived.notified() => continue,
-                // Whatever is still in the lanes has been taken by now.
-                () = tasks.ending() => return,
+}
+
+type Answer = oneshot::Sender<StoreResult<Reply>>;
+
+impl Writing {
+    async fn run(self, queue: Arc<Queue>, tasks: Tasks) {
+        loop {
+            let batch = queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if batch.is_empty() {
+                tokio::select! {
+                    () = queue.arrived.notified() => continue,
+                    // Whatever is still in the lanes has been taken by now.
+                    () = tasks.ending() => return,
+                }
+            }
+            let batch = self.admit(batch).await;
+            if !batch.is_empty() {
+                self.commit(batch).await;
             }
         }
-        commit(&*store, batch, &committed, &metrics).await;
+    }
+
+    /// What may be committed: without a copy to be had, only what needs none.
+    async fn admit(&self, batch: Vec<Waiting>) -> Vec<Waiting> {
+        let Some(replica) = &self.replica else { return batch };
+        if !batch.iter().any(|waiting| waiting.command.is_kept()) || replica.is_up().await {
+            return batch;
+        }
+        let (refused, admitted): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|waiting| waiting.command.is_kept());
+        let answers = refused.into_iter().map(|waiting| waiting.answer);
+        refuse(answers, &StoreError::Unavailable { unknown: false });
+        admitted
+    }
+
+    async fn commit(&self, batch: Vec<Waiting>) {
+        let is_kept: Vec<_> = batch.iter().map(|waiting| waiting.command.is_kept()).collect();
+        let (commands, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|waiting| (waiting.command, waiting.answer)).unzip();
+        let started = Instant::now();
+        let result = self.store.commit(&commands).await;
+        self.metrics.commit_seconds.record(started.elapsed());
+        self.metrics.commit_batch.record(commands.len() as f64);
+        match result {
+            Ok(replies) => {
+                self.metrics.store_up.set(1.0);
+                let changes: Vec<_> = replies.iter().filter_map(change_of).collect();
+                let replies = answers.into_iter().zip(replies).zip(is_kept);
+                self.answer(replies.collect(), changes).await;
+            }
+            Err(error) => {
+                self.metrics.commit_failures.increment(1);
+                self.metrics.store_up.set(0.0);
+                tracing::warn!(%error, commands = commands.len(), "commit failed");
+                refuse(answers, &error);
+            }
+        }
+    }
+
+    /// Acks what is committed, and copied where that is asked for, and tells the
+    /// hub. It hears of what is committed whether it is copied or not.
+    async fn answer(&self, replies: Vec<((Answer, Reply), bool)>, changes: Vec<Arc<Change>>) {
+        let committed = Committed { changes, at: Instant::now() };
+        let Some(replica) = &self.replica else {
+            replies.into_iter().for_each(|((answer, reply), _)| send(answer, Ok(reply)));
+            return self.tell(committed).await;
+        };
+        let (kept, others): (Vec<_>, Vec<_>) = replies.into_iter().partition(|(_, is_kept)| *is_kept);
+        others.into_iter().for_each(|((answer, reply), _)| send(answer, Ok(reply)));
+        self.tell(committed).await;
+        if kept.is_empty() {
+            return;
+        }
+        match replica.copied().await {
+            Ok(()) => kept.into_iter().for_each(|((answer, reply), _)| send(answer, Ok(reply))),
+            Err(_) => {
+                let answers = kept.into_iter().map(|((answer, _), _)| answer);
+                refuse(answers, &StoreError::Unavailable { unknown: true });
+            }
+        }
+    }
+
+    async fn tell(&self, committed: Committed) {
+        if !committed.changes.is_empty() {
+            // The receiver outlives the writer; at the very end nobody listens.
+            drop(self.committed.send(committed).await);
+        }
     }
 }
 
-async fn commit(
-    store: &dyn Store,
-    batch: Vec<Waiting>,
-    committed: &mpsc::Sender<Committed>,
-    metrics: &Metrics,
-) {
-    let (commands, answers): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|waiting| (waiting.command, waiting.answer)).unzip();
-    let started = Instant::now();
-    let result = store.commit(&commands).await;
-    metrics.commit_seconds.record(started.elapsed());
-    metrics.commit_batch.record(commands.len() as f64);
-    match result {
-        Ok(replies) => {
-            metrics.store_up.set(1.0);
-            let changes: Vec<_> = replies.iter().filter_map(change_of).collect();
-            for (answer, reply) in answers.into_iter().zip(replies) {
-                // A caller that gave up meanwhile was told `unknown`.
-                drop(answer.send(Ok(reply)));
-            }
-            if !changes.is_empty() {
-                let batch = Committed { changes, at: Instant::now() };
-                // The receiver outlives the writer; at the very end nobody listens.
-                drop(committed.send(batch).await);
-            }
-        }
-        Err(error) => {
-            metrics.commit_failures.increment(1);
-            metrics.store_up.set(0.0);
-            tracing::warn!(%error, commands = commands.len(), "commit failed");
-            for answer in answers {
-                drop(answer.send(Err(error.clone())));
-            }
-        }
-    }
+fn send(answer: Answer, reply: StoreResult<Reply>) {
+    // A caller that gave up meanwhile was told `unknown`.
+    drop(answer.send(reply));
+}
+
+fn refuse(answers: impl IntoIterator<Item = Answer>, error: &StoreError) {
+    answers.into_iter().for_each(|answer| send(answer, Err(error.clone())));
 }
 
 fn change_of(reply: &Reply) -> Option<Arc<Change>> {

@@ -40,6 +40,7 @@ mod json_untouched;
 mod latency;
 mod lifecycle;
 mod limits;
+mod litestream;
 mod logins;
 mod messages;
 mod model;

@@ -115,10 +115,14 @@ impl Driver {
     }
 }
 
-/// The driver's folder, with its packages installed exactly as locked. Test processes that come at once wait for
-/// the first.
+/// The driver's folder, with its packages installed exactly as locked.
 pub fn installed_driver() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/driver");
+    installed("tests/support/driver")
+}
+
+/// A folder with npm packages, installed exactly as locked. Test processes that come at once wait for the first.
+pub fn installed(folder: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let lock = File::create(std::env::temp_dir().join("tandem-test-driver.lock")).expect("a lock file");
     lock.lock().expect("the lock comes free when its owner is done");
     // npm writes this file last.

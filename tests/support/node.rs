@@ -69,6 +69,17 @@ impl Env {
         self
     }
 
+    /// The program and its arguments in one line, for somebody else to start.
+    pub fn program(&self) -> String {
+        let program = binary().into_string().expect("a path in UTF-8");
+        std::iter::once(program).chain(self.args.iter().cloned()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// What it is started with.
+    pub fn vars(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.vars.iter()
+    }
+
     /// The command in `folder`, with this environment and nothing of the test's own (a developer's `.env` or
     /// `REDIS_URL` must not reach it).
     fn command(&self, folder: &Path) -> Command {
@@ -240,7 +251,7 @@ async fn listening(folder: &Path, env: &Env) -> Result<(Process, String), String
 }
 
 /// The address in `{"message": "listening", "address": "127.0.0.1:4711"}`, its fields at the top or in `fields`.
-fn listening_address(line: &str) -> Option<String> {
+pub fn listening_address(line: &str) -> Option<String> {
     let line: Value = serde_json::from_str(line).ok()?;
     let field = |name: &str| line.get(name).or_else(|| line.get("fields")?.get(name)).and_then(Value::as_str);
     (field("message") == Some("listening")).then(|| field("address").map(str::to_owned)).flatten()
