@@ -95,7 +95,7 @@ fn maintain(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     finish(async {
         let store = app::open_store(config).await?;
-        let done = database::run(name, matches, &*store).await;
+        let done = database::run(name, matches, &*store, config.limits.devices_per_user).await;
         store.close().await;
         done
     })

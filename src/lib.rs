@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`app`] | opens the seams, builds the services, mounts REST and Socket.IO |
 //! | [`http`], [`socket`] | the two ways in; neither knows the other |
+//! | [`records`] | one user's records out, the replaced server's in |
 //! | [`sync`], [`devices`], [`auth`], [`hub`] | what happens with what came in |
 //! | [`store`], [`backplane`] | the two seams: durable records, and the other nodes |
 //! | [`merge`], [`model`], [`failure`], [`wire`] | pure: rules, words, errors, encodings |
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod merge;
 pub mod model;
 pub mod net;
+pub mod records;
 pub mod socket;
 pub mod store;
 pub mod sync;

@@ -237,7 +237,11 @@ fn email_taken() -> Failure {
 }
 
 /// The address in the form it is kept in: trimmed and in lower case.
-fn normal_email(email: &str) -> Outcome<String> {
+/// An e-mail address as accounts are found by it.
+///
+/// # Errors
+/// `invalid_email`.
+pub fn normal_email(email: &str) -> Outcome<String> {
     let invalid =
         || Failure::new(Code::InvalidEmail, "This is not an e-mail address.").with("field", "email");
     let email = email.trim();

@@ -4,7 +4,7 @@
 //! refresh tokens that follow each other. Whatever ends one is noted in the same
 //! transaction as a [`Revocation`], so that every node learns of it.
 
-use crate::model::{ConnectionId, DeviceId, JsonText, LoginId, Revoked, Timestamp, UserId};
+use crate::model::{ConnectionId, DeviceId, DeviceInfo, JsonText, LoginId, Revoked, Timestamp, UserId};
 
 /// An account as the store keeps it.
 #[derive(Clone, Debug)]
@@ -22,6 +22,23 @@ pub struct Account {
 pub struct NewAccount {
     pub account: Account,
     pub login: NewLogin,
+}
+
+/// An account of the replaced server.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct ImportAccount {
+    pub account: Account,
+    pub devices: Vec<ImportedDevice>,
+}
+
+/// A device of the replaced server.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct ImportedDevice {
+    pub id: DeviceId,
+    pub info: DeviceInfo,
+    pub last_seen: Timestamp,
 }
 
 /// A login of an account that exists.

@@ -9,6 +9,7 @@
 pub mod accounts;
 pub mod batch;
 pub mod replica;
+pub mod seed;
 mod sqlite;
 pub mod writer;
 
@@ -26,8 +27,8 @@ use crate::model::{
 };
 
 pub use accounts::{
-    Account, Bearer, ChangePassword, EndLogins, MoveDevice, NewAccount, NewLogin, Revocation, RevokeDevice,
-    RotateRefresh, Rotation, UpdateDevice, Which,
+    Account, Bearer, ChangePassword, EndLogins, ImportAccount, ImportedDevice, MoveDevice, NewAccount,
+    NewLogin, Revocation, RevokeDevice, RotateRefresh, Rotation, UpdateDevice, Which,
 };
 pub use writer::Writer;
 
@@ -116,6 +117,8 @@ pub enum Command {
     Write(Arc<SessionWrite>),
     /// A new account with its first login.
     CreateAccount(NewAccount),
+    /// An account of the replaced server, with its devices.
+    ImportAccount(ImportAccount),
     /// A login of an account that exists.
     OpenLogin(NewLogin),
     /// A refresh token makes way for its successor.
@@ -158,6 +161,7 @@ impl Command {
         match self {
             Command::Write(write) => write.user,
             Command::CreateAccount(new) => new.account.user,
+            Command::ImportAccount(new) => new.account.user,
             Command::OpenLogin(login) => login.user,
             Command::ConnectDevice(connect) => connect.user,
             Command::LeaveDevice(leave) => leave.user,
@@ -200,7 +204,8 @@ impl Command {
 pub enum Reply {
     /// Of [`Command::Write`].
     Written(Result<Written, WriteRefusal>),
-    /// Of [`Command::CreateAccount`]: false when the e-mail is taken.
+    /// Of [`Command::CreateAccount`] and [`Command::ImportAccount`]: false when
+    /// the e-mail is taken.
     AccountCreated(bool),
     /// Of [`Command::ConnectDevice`].
     Connected(Result<Connected, ConnectRefusal>),
@@ -470,6 +475,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// A user's changes above `after`, about 1 MiB of them at a time.
     async fn changes_after(&self, user: UserId, after: Seq) -> StoreResult<CatchUp>;
+
+    /// The changes above `after` that are kept, about 1 MiB of them at a time; some
+    /// may be missing in between.
+    async fn kept_changes(&self, user: UserId, after: Seq) -> StoreResult<Vec<Change>>;
 
     /// Whose session moved since the last ask. The cost follows what changed.
     async fn moved(&self, since: &MovedSince) -> StoreResult<Moved>;

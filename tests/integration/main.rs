@@ -49,6 +49,7 @@ mod positions;
 mod power_cut;
 mod presence;
 mod realtime;
+mod records;
 mod replica;
 mod retries;
 mod revocation;

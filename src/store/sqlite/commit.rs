@@ -48,6 +48,9 @@ async fn apply(
             Command::CreateAccount(account) => {
                 Reply::AccountCreated(logins::create_account(connection, account).await?)
             }
+            Command::ImportAccount(import) => {
+                Reply::AccountCreated(devices::import_account(connection, import).await?)
+            }
             Command::OpenLogin(login) => logins::open(connection, login).await.map(|()| Reply::Done)?,
             Command::RotateRefresh(rotate) => Reply::Rotated(logins::rotate(connection, rotate).await?),
             Command::EndLogins(end) => {

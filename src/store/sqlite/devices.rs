@@ -7,8 +7,8 @@ use super::logins;
 use super::sql::{json_list, time, uuid};
 use crate::model::{BootId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
-    Bearer, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, UpdateDevice,
-    Which,
+    Bearer, ConnectDevice, ConnectRefusal, Connected, ImportAccount, LeaveDevice, MoveDevice, RevokeDevice,
+    UpdateDevice, Which,
 };
 
 /// The last moment a device is known to have been connected: for a row that a
@@ -325,4 +325,32 @@ fn device(row: &SqliteRow) -> Result<Device, sqlx::Error> {
         connected_at: connected_at.map(Timestamp),
         last_seen: time(row, "last_seen")?,
     })
+}
+
+/// Adds an account of the replaced server with its devices, which are offline;
+/// false when its address is taken.
+pub async fn import_account(
+    connection: &mut SqliteConnection,
+    import: &ImportAccount,
+) -> Result<bool, sqlx::Error> {
+    if !logins::insert_account(connection, &import.account).await? {
+        return Ok(false);
+    }
+    for device in &import.devices {
+        sqlx::query(
+            "INSERT INTO devices (id, user_id, name, type, last_seen, metadata, created_at, fingerprint,
+                 connected_at, disconnected_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?5, ?7, ?5, ?5) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(device.id.to_string())
+        .bind(import.account.user.to_string())
+        .bind(&device.info.name)
+        .bind(&device.info.kind)
+        .bind(device.last_seen.0)
+        .bind(&*device.info.metadata)
+        .bind(device.info.fingerprint.cast_signed())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(true)
 }

@@ -20,7 +20,17 @@ pub async fn create_account(
     connection: &mut SqliteConnection,
     new: &NewAccount,
 ) -> Result<bool, sqlx::Error> {
-    let account = &new.account;
+    Ok(insert_account(connection, &new.account).await? && {
+        open(connection, &new.login).await?;
+        true
+    })
+}
+
+/// Adds an account without a login; false when its address is taken.
+pub async fn insert_account(
+    connection: &mut SqliteConnection,
+    account: &Account,
+) -> Result<bool, sqlx::Error> {
     let inserted = sqlx::query(
         "INSERT INTO users (id, email, password_hash, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
          ON CONFLICT (email) DO NOTHING",
@@ -30,12 +40,9 @@ pub async fn create_account(
     .bind(&account.password_hash)
     .bind(account.created_at.0)
     .bind(account.created_at.0)
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
-    if inserted.rows_affected() == 0 {
-        return Ok(false);
-    }
-    open(connection, &new.login).await.map(|()| true)
+    Ok(inserted.rows_affected() > 0)
 }
 
 /// Keeps a login. Nothing happens when its user has been removed meanwhile.

@@ -247,6 +247,11 @@ impl Store for SqliteStore {
         read::changes_after(&self.readers, user, after).await.map_err(fault)
     }
 
+    async fn kept_changes(&self, user: UserId, after: Seq) -> StoreResult<Vec<Change>> {
+        let mut connection = self.readers.acquire().await.map_err(fault)?;
+        read::kept_changes(&mut connection, user, after).await.map_err(fault)
+    }
+
     async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
         let (moved, epoch) = read::moved(&self.readers, since).await.map_err(fault)?;
         self.saw(epoch);

@@ -122,7 +122,8 @@ pub async fn changes_after(readers: &SqlitePool, user: UserId, after: Seq) -> Re
     Ok(catch_up)
 }
 
-async fn kept_changes(
+/// The changes above `after` that are kept, about 1 MiB of them.
+pub async fn kept_changes(
     moment: &mut SqliteConnection,
     user: UserId,
     after: Seq,
