@@ -32,6 +32,7 @@ use crate::drain::Tasks;
 use crate::failure::{Code, Failure};
 use crate::health::Health;
 use crate::hub::{self, Ending, Hub};
+use crate::mailbox::{self, Mailbox};
 use crate::model::{BootId, Clock, Secret};
 use crate::socket::engine::{PATH, SocketService};
 use crate::store::replica::Replica;
@@ -43,6 +44,9 @@ use crate::{http as rest, merge, net, socket};
 
 /// Batches of committed changes that may wait for the hub.
 const COMMITTED_BATCHES: usize = 64;
+
+/// What is heard of device messages and waits for the mailbox.
+const MAIL_WAITING: usize = 4_096;
 
 /// How often a node says that it is alive.
 const BEAT_EVERY: Duration = Duration::from_secs(2);
@@ -99,7 +103,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let writer = Writer::start(store.clone(), replica, committed, &tasks, metrics.clone());
     let joined = join_backplane(&config, &tasks, metrics.clone()).await?;
     let clustered = config.redis_url.is_some();
+    let (mail, mail_rx) = mpsc::channel(MAIL_WAITING);
     let hub = Hub::new(hub::Parts {
+        mail,
         store: store.clone(),
         backplane: joined.backplane.clone(),
         clustered,
@@ -142,6 +148,16 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let cache = backplane
         .filter(|_| config.session_cache)
         .map(|backplane| SessionCache::new(backplane, metrics.clone()));
+    let mailbox = Mailbox::start(
+        mailbox::Parts {
+            store: store.clone(),
+            writer: writer.clone(),
+            hub: hub.clone(),
+            tasks: tasks.clone(),
+            metrics: metrics.clone(),
+        },
+        mail_rx,
+    );
     let sync = Arc::new(SyncEngine::new(writer, store.clone(), metrics.clone(), cache));
     let services = rest::Services {
         auth: auth.clone(),
@@ -159,6 +175,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         auth,
         devices,
         sync,
+        mailbox,
         hub: hub.clone(),
         tasks: tasks.clone(),
         metrics: metrics.clone(),

@@ -55,8 +55,38 @@ ids! {
     LoginId,
     /// One run of one node: a new one at every start.
     BootId,
-    /// A device message.
-    MessageId,
+}
+
+/// A device message: ours, a UUID, or the one that its sender chose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct MessageId(Arc<str>);
+
+impl MessageId {
+    /// Characters that it has at most.
+    pub const CHARS_MAX: usize = 64;
+
+    /// A new id, ordered by time of making.
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7().to_string().into())
+    }
+
+    /// An id of 1 to 64 characters, none of them a control character.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = !text.is_empty() && text.chars().count() <= Self::CHARS_MAX;
+        (fits && !text.chars().any(char::is_control)).then(|| Self(text.into()))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Position of a change in the total order of one user's changes, from 1.
@@ -241,6 +271,8 @@ pub enum Revoked {
     Device(DeviceId),
     /// One login; without an id, all tokens of the replaced server until now.
     Login(Option<LoginId>),
+    /// One connection, whose device has another by now.
+    Connection(ConnectionId),
 }
 
 /// A device as the store keeps it.

@@ -89,9 +89,6 @@ pub struct Message {
     pub target: DeviceId,
     /// Unix milliseconds.
     pub sent_at_ms: i64,
-    /// It also waits in the mailbox.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub queued: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +104,13 @@ pub struct MessageStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Delivery {
+    /// To the node that waits: the device has what was sent to it directly.
+    Confirmed,
+    /// To the node that waits: something is kept for the device, so this is to be, too.
+    Behind,
+    /// A kept message has reached its device.
     Delivered,
+    /// A kept message has waited too long.
     Expired,
 }
 

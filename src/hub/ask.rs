@@ -3,12 +3,12 @@
 //! A hole shows only when something later arrives, so the last change before a
 //! crash or a lost publish would stay unseen. Healthy or not, each node asks the
 //! store, in one query whose cost follows what changed and not who is connected;
-//! and in another what was revoked, by a node it does not hear or by the command
-//! line.
+//! and in others what was revoked, by a node it does not hear or by the command
+//! line, and for whom a message is kept.
 
 use std::time::Duration;
 
-use super::Hub;
+use super::{Hub, Mail};
 use crate::store::MovedSince;
 
 /// How often, while the backplane works.
@@ -22,6 +22,7 @@ const EVERY_WITHOUT_BACKPLANE: Duration = Duration::from_secs(1);
 pub async fn ask_regularly(hub: Hub) {
     let mut since = MovedSince::default();
     let mut revoked_since = None;
+    let mut mail_since = None;
     loop {
         match hub.0.store.moved(&since).await {
             Ok(moved) => {
@@ -43,6 +44,17 @@ pub async fn ask_regularly(hub: Hub) {
                 revoked_since = Some(next);
             }
             Err(error) => tracing::debug!(%error, "the store did not say what was revoked"),
+        }
+        match hub.0.store.mail_since(mail_since).await {
+            Ok((next, kept)) => {
+                for (user, device) in kept {
+                    if hub.0.mail.send(Mail::Kept { user, device: Some(device) }).await.is_err() {
+                        return;
+                    }
+                }
+                mail_since = Some(next);
+            }
+            Err(error) => tracing::debug!(%error, "the store did not say what mail there is"),
         }
         let alone = hub.is_clustered() && !hub.0.backplane.is_up();
         tokio::select! {

@@ -9,24 +9,21 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Class, Departure, Ending, Gone, Hub, Item, Presence};
 use crate::backplane::{
-    Changed, Delivery, Envelope, Inbound, InboundReceiver, Kick, Kind, Message, MessageStatus, NodeLife,
-    Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Realtime, Roster, Row,
+    Changed, Delivery, Envelope, Head, HeadsMoved, Inbound, InboundReceiver, Kick, Kind, Message,
+    MessageStatus, NodeLife, Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Realtime, Roster,
+    Row,
 };
 use crate::failure::Code;
 use crate::model::{
-    Change, Clock, ConnectionId, DeviceId, DeviceInfo, MessageId, Revoked, SessionKey, Timestamp, UserId,
+    Change, Clock, ConnectionId, DeviceId, DeviceInfo, JsonText, MessageId, Revoked, SessionKey, Timestamp,
+    UserId,
 };
 use crate::wire;
-
-/// How long another node has to say whether a message reached its device.
-const CONFIRM_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long another node has to ping its device for us: its own wait for the
 /// device, and the way there and back.
@@ -310,34 +307,65 @@ impl Hub {
         !matches!(alive, Ok(Ok(false)))
     }
 
-    /// Hands a message to its device on whatever node, before this returns; so
-    /// messages keep their order. The future tells whether a device got it: false
-    /// when no node said so within a second.
-    pub fn hand_over(&self, user: UserId, message: DirectMessage) -> BoxFuture<'static, bool> {
-        if self.tell_device(user, message.target, message.event()) {
-            return std::future::ready(true).boxed();
-        }
+    /// Sends a message to the node that holds its device; false when it is known
+    /// that none does. `warm`: the device was there a moment ago.
+    pub async fn publish_message(&self, user: UserId, message: &Outgoing<'_>, warm: bool) -> bool {
         if !self.is_clustered() || !self.0.backplane.is_up() {
-            return std::future::ready(false).boxed();
+            return false;
         }
-        let (confirm, confirmed) = oneshot::channel();
-        let id = message.id.to_string();
-        self.0.confirmations.insert(id.clone(), confirm);
+        if !warm && !self.may_be_elsewhere(user, message.target).await {
+            return false;
+        }
         let body = Message {
-            id: id.clone(),
+            id: message.id.as_str().to_owned(),
             source: message.source,
             target: message.target,
             sent_at_ms: message.sent_at.0,
-            queued: false,
         };
-        self.publish(user, Kind::Message(body), Some(message.json));
-        let hub = self.clone();
-        async move {
-            let delivered = tokio::time::timeout(CONFIRM_WITHIN, confirmed).await;
-            hub.0.confirmations.remove(&id);
-            matches!(delivered, Ok(Ok(())))
+        self.publish(user, Kind::Message(body), Some(message.json.to_owned()));
+        true
+    }
+
+    /// Tells the node that waits, or the sender's, what became of a message.
+    pub fn publish_message_status(
+        &self,
+        user: UserId,
+        sender: DeviceId,
+        device: DeviceId,
+        id: &MessageId,
+        status: Delivery,
+    ) {
+        if self.is_clustered() {
+            let status = MessageStatus { id: id.as_str().to_owned(), device, sender, status };
+            self.publish(user, Kind::MessageStatus(status), None);
         }
-        .boxed()
+    }
+
+    /// Tells the other nodes that a message is kept for a device of the user's.
+    pub fn publish_mail(&self, user: UserId) {
+        if self.is_clustered() {
+            self.publish(user, Kind::HeadsMoved(HeadsMoved { what: Head::Mailbox }), None);
+        }
+    }
+
+    /// Whether a device is connected here or, as far as can be told in time, on
+    /// another node.
+    pub async fn may_be_online(&self, user: UserId, device: DeviceId) -> bool {
+        self.members(user).iter().any(|member| member.device == device)
+            || (self.is_clustered() && self.0.backplane.is_up() && self.may_be_elsewhere(user, device).await)
+    }
+
+    async fn may_be_elsewhere(&self, user: UserId, device: DeviceId) -> bool {
+        let roster = self.roster(user).await;
+        !roster.complete || roster.rows.iter().any(|(online, _)| *online == device)
+    }
+
+    /// Passes on what was heard of messages; what is too much comes again with
+    /// the regular ask or with the sender's patience.
+    fn pass_on(&self, mail: Mail) {
+        if self.0.mail.try_send(mail).is_err() {
+            tracing::debug!("too much is heard of messages at once");
+        }
     }
 
     fn end_connection(&self, user: UserId, connection: ConnectionId, why: Ending) {
@@ -348,31 +376,42 @@ impl Hub {
     }
 }
 
-/// A message on its way to one device.
-#[derive(Clone, Debug)]
-pub struct DirectMessage {
-    /// Its id.
-    pub id: MessageId,
-    /// Who sent it.
+/// A message that goes to another node.
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct Outgoing<'a> {
+    pub id: &'a MessageId,
     pub source: DeviceId,
-    /// For whom it is.
     pub target: DeviceId,
-    /// When it was sent.
     pub sent_at: Timestamp,
-    /// What the sender wrote, untouched.
-    pub json: String,
+    pub json: &'a str,
 }
 
-impl DirectMessage {
-    fn event(&self) -> wire::Frame {
-        wire::event(
-            "device-message",
-            &format!(
-                "{{\"message\":{},\"sourceDeviceId\":\"{}\",\"messageId\":\"{}\",\"sentAt\":\"{}\",\"queued\":false}}",
-                self.json, self.source, self.id, self.sent_at
-            ),
-        )
-    }
+/// What is heard of device messages.
+#[derive(Debug)]
+pub enum Mail {
+    /// One that was sent on another node.
+    Message {
+        /// Whose.
+        user: UserId,
+        /// Its head.
+        message: Message,
+        /// What was sent.
+        json: JsonText,
+    },
+    /// What became of one.
+    Status {
+        /// Whose.
+        user: UserId,
+        /// Which, and what.
+        status: MessageStatus,
+    },
+    /// Some are kept for a device; without one, for any of the user's.
+    Kept {
+        /// Whose.
+        user: UserId,
+        /// For which.
+        device: Option<DeviceId>,
+    },
 }
 
 /// Takes what the other nodes tell until the process ends.
@@ -414,15 +453,10 @@ impl Hub {
             }
             Kind::Message(message) => {
                 if let Some(json) = text(envelope.payload) {
-                    self.take_message(user, message, json);
+                    self.pass_on(Mail::Message { user, message, json: json.into() });
                 }
             }
-            Kind::MessageStatus(status) => {
-                let confirm = self.0.confirmations.remove(&status.id);
-                if confirm.is_some_and(|(_, confirm)| confirm.send(()).is_err()) {
-                    tracing::debug!("a message was confirmed too late");
-                }
-            }
+            Kind::MessageStatus(status) => self.pass_on(Mail::Status { user, status }),
             Kind::Presence(event) => self.take_presence(user, &event, text(envelope.payload)),
             Kind::Kick(kick) => self.take_kick(user, &kick),
             Kind::Ping(ping) => self.take_ping(user, &ping),
@@ -431,6 +465,9 @@ impl Hub {
                 if answer.is_some_and(|(_, answer)| answer.send(pong.answered).is_err()) {
                     tracing::debug!("a ping was answered too late");
                 }
+            }
+            Kind::HeadsMoved(HeadsMoved { what: Head::Mailbox }) => {
+                self.pass_on(Mail::Kept { user, device: None });
             }
             Kind::HeadsMoved(_) => self.look_into_store(user),
         }
@@ -450,26 +487,6 @@ impl Hub {
             device: changed.device,
             at: Timestamp(changed.at_ms),
         }));
-    }
-
-    fn take_message(&self, user: UserId, message: Message, json: String) {
-        let Some(id) = MessageId::parse(&message.id) else { return };
-        let direct = DirectMessage {
-            id,
-            source: message.source,
-            target: message.target,
-            sent_at: Timestamp(message.sent_at_ms),
-            json,
-        };
-        if self.tell_device(user, direct.target, direct.event()) {
-            let status = MessageStatus {
-                id: message.id,
-                device: message.target,
-                sender: message.source,
-                status: Delivery::Delivered,
-            };
-            self.publish(user, Kind::MessageStatus(status), None);
-        }
     }
 
     fn take_presence(&self, user: UserId, event: &PresenceEvent, info: Option<String>) {

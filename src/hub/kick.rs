@@ -45,6 +45,7 @@ fn concerns(revoked: &Revoked, member: &Member) -> bool {
         Revoked::User => true,
         Revoked::Device(device) => *device == member.device,
         Revoked::Login(login) => *login == member.login,
+        Revoked::Connection(connection) => *connection == member.connection,
     }
 }
 
@@ -52,6 +53,7 @@ fn ending(revoked: &Revoked) -> Ending {
     match revoked {
         Revoked::Device(_) => Ending::DeviceRevoked,
         Revoked::User | Revoked::Login(_) => Ending::LoginEnded,
+        Revoked::Connection(_) => Ending::Replaced,
     }
 }
 

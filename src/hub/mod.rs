@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::wire::{self, Frame};
 
 pub use ask::ask_regularly;
-pub use cluster::{Arrival, DirectMessage, listen};
+pub use cluster::{Arrival, Mail, Outgoing, listen};
 pub use room::Member;
 use room::{Accepted, Presence, Room};
 
@@ -57,6 +57,9 @@ pub trait Recipient: Send + Sync {
     /// Asks whether somebody is there: false when nothing was heard for
     /// [`PROBE_WAIT`] after a ping.
     fn probe(&self) -> BoxFuture<'static, bool>;
+
+    /// Whether nothing waits to be sent to it.
+    fn has_room(&self) -> bool;
 
     /// Ends the connection.
     fn end(&self, why: Ending);
@@ -194,8 +197,8 @@ struct Inner {
     untold: Mutex<Vec<Departure>>,
     /// The node is going: what waits for a grace to pass waits no longer.
     hurry: CancellationToken,
-    /// Messages that wait for word from their device's node.
-    confirmations: DashMap<String, oneshot::Sender<()>>,
+    /// What is heard of device messages.
+    mail: mpsc::Sender<Mail>,
 }
 
 /// What a hub stands on.
@@ -210,6 +213,8 @@ pub struct Parts {
     /// The wait before a lost device is announced.
     pub grace: Duration,
     pub sockets_per_user: usize,
+    /// Where what is heard of device messages goes.
+    pub mail: mpsc::Sender<Mail>,
 }
 
 impl Hub {
@@ -229,7 +234,7 @@ impl Hub {
             pongs: DashMap::new(),
             untold: Mutex::default(),
             hurry: CancellationToken::new(),
-            confirmations: DashMap::new(),
+            mail: parts.mail,
         }))
     }
 
@@ -450,6 +455,13 @@ impl Hub {
         self.room(user).is_some_and(|room| room.tell_one(device, event))
     }
 
+    /// Whether a connection takes more; one that is gone takes anything.
+    pub fn has_room(&self, user: UserId, device: DeviceId, connection: ConnectionId) -> bool {
+        let members = self.members(user);
+        let member = members.iter().find(|member| member.device == device && member.connection == connection);
+        member.is_none_or(|member| member.recipient.has_room())
+    }
+
     /// The user's connected devices.
     pub fn members(&self, user: UserId) -> Vec<Arc<Member>> {
         self.room(user).map(|room| room.members()).unwrap_or_default()
@@ -485,7 +497,7 @@ impl Hub {
 }
 
 /// Feeds the hub with what the writer commits, until the writer is gone.
-pub async fn relay(hub: Hub, mut committed: tokio::sync::mpsc::Receiver<Committed>) {
+pub async fn relay(hub: Hub, mut committed: mpsc::Receiver<Committed>) {
     while let Some(batch) = committed.recv().await {
         hub.committed(&batch);
     }

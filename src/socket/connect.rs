@@ -35,6 +35,8 @@ struct Auth<'a> {
     since: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "fields::present")]
     keys: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "fields::present")]
+    message_acks: Option<&'a RawValue>,
 }
 
 /// Makes a device of the session, or refuses it.
@@ -103,6 +105,12 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     if !session.become_device(who) {
         return Ok(());
     }
+    let message_acks = auth.message_acks.is_some_and(|acks| acks.get() == "true");
+    services.mailbox.arriving(who.user, who.device, who.connection, message_acks);
+    if session.is_closed() {
+        // It may have left before it arrived there.
+        services.mailbox.left(who.device, who.connection);
+    }
     restore(session, who, &selection).await?;
     count_transport(session);
     for dropped in connected.dropped {
@@ -149,8 +157,11 @@ fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<DeviceI
 /// inbox.
 async fn restore(session: &Arc<Session>, who: Who, selection: &Selection) -> Outcome<()> {
     let services = &session.services;
-    let read = tokio::try_join!(services.sync.restore(who.user, selection), services.devices.list(who.user));
-    let (restore, devices) = read?;
+    let (restore, devices, queued) = tokio::try_join!(
+        services.sync.restore(who.user, selection),
+        services.devices.list(who.user),
+        services.mailbox.waiting(who.user, who.device)
+    )?;
     if session.is_closed() {
         return Ok(());
     }
@@ -158,15 +169,15 @@ async fn restore(session: &Arc<Session>, who: Who, selection: &Selection) -> Out
     mode.increment(1);
     // The answer to CONNECT comes first; nothing else is on its way yet.
     session.transport.send_or_close(&wire::connected(who.connection));
-    let body = restored_body(&restore, who, &devices);
+    let body = restored_body(&restore, who, &devices, queued);
     services.hub.restored(who.user, who.connection, wire::event("session-restored", &body), restore.seq);
     session.open_inbox();
     Ok(())
 }
 
-fn restored_body(restore: &Restore, who: Who, devices: &str) -> String {
+fn restored_body(restore: &Restore, who: Who, devices: &str, queued: u64) -> String {
     format!(
-        "{{{},\"deviceId\":\"{}\",\"mode\":\"{}\",\"devices\":{devices},\"queuedMessages\":0,\"tokenExpiresAt\":\"{}\"}}",
+        "{{{},\"deviceId\":\"{}\",\"mode\":\"{}\",\"devices\":{devices},\"queuedMessages\":{queued},\"tokenExpiresAt\":\"{}\"}}",
         restore.fields,
         who.device,
         restore.mode(),

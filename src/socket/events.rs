@@ -12,11 +12,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fields::{self, Named};
+use super::messages;
 use super::session::{Session, Who};
 use crate::failure::{Code, Failure, Outcome};
-use crate::hub::{Class, DirectMessage, Item};
+use crate::hub::{Class, Item};
 use crate::merge::OnConflict;
-use crate::model::{Clock, DeviceId, Epoch, MessageId, Seq, SessionKey, Version};
+use crate::model::{Clock, DeviceId, Epoch, Seq, SessionKey, Version};
 use crate::store::{Selection, SessionWrite, WriteChange};
 use crate::sync::{OP_ID_CHARS_MAX, Pending, ack_body};
 use crate::wire;
@@ -45,7 +46,8 @@ pub fn handle_at_once(session: &Session, id: Option<u64>, json: &str) -> bool {
     };
     let outcome = match event.name.as_str() {
         "realtime-event" => realtime(session, who, event.payload),
-        "session-update" | "session-delete" | "session-get" | "device-message" | "auth-refresh" => {
+        "session-update" | "session-delete" | "session-get" | "device-message" | "device-message-ack"
+        | "auth-refresh" => {
             return false;
         }
         _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
@@ -106,7 +108,7 @@ async fn one(session: &Arc<Session>, id: Option<u64>, json: &str, owed: &mut Vec
             settle(session, write).await;
         }
         if event.name == "device-message" {
-            if let Err(failure) = message(session, who, id, event.payload) {
+            if let Err(failure) = messages::send(session, who, id, event.payload).await {
                 session.answer(id, Some(&event.name), Err(failure));
             }
             return;
@@ -134,6 +136,7 @@ async fn other(session: &Session, who: Who, event: &Named<'_>) -> Outcome<String
     match event.name.as_str() {
         "realtime-event" => realtime(session, who, event.payload),
         "session-get" => get(session, who, event.payload).await,
+        "device-message-ack" => messages::acknowledge(session, who, event.payload).await,
         "auth-refresh" => refresh(session, who, event.payload).await,
         _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
     }
@@ -317,55 +320,10 @@ fn realtime(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<
 }
 
 /// Device ids in a list; what is no id names nobody.
-fn targets(value: &RawValue, name: &str) -> Outcome<Vec<DeviceId>> {
+pub(super) fn targets(value: &RawValue, name: &str) -> Outcome<Vec<DeviceId>> {
     let ids: Vec<String> = fields::optional(Some(value), name, "a list of device ids")?.unwrap_or_default();
     if ids.len() > TARGETS_MAX {
         return Err(Failure::field(name, format!("{name} names at most {TARGETS_MAX} devices.")));
     }
     Ok(ids.iter().filter_map(|id| DeviceId::parse(id)).collect())
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MessagePayload<'a> {
-    #[serde(borrow, default, deserialize_with = "fields::present")]
-    target_device_id: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "fields::present")]
-    message: Option<&'a RawValue>,
-}
-
-/// Hands a message to its device, on whatever node. Waiting for word of it holds
-/// up no other event of the sender: the answer comes when it is known.
-fn message(session: &Arc<Session>, who: Who, id: Option<u64>, payload: Option<&RawValue>) -> Outcome<()> {
-    let event: MessagePayload<'_> = fields::object(payload)?;
-    let target = fields::string(event.target_device_id, "targetDeviceId")?;
-    let message = fields::required(event.message, "message")?.get();
-    if message.len() > session.services.settings.message_bytes {
-        return Err(
-            Failure::new(Code::TooLarge, "The message is too large.").with("limit", "LIMIT_MESSAGE_BYTES")
-        );
-    }
-    let target = DeviceId::parse(&target).ok_or_else(unknown_device)?;
-    let direct = DirectMessage {
-        id: MessageId::fresh(),
-        source: who.device,
-        target,
-        sent_at: Clock::now(),
-        json: message.to_owned(),
-    };
-    let message_id = direct.id;
-    let handed_over = session.services.hub.hand_over(who.user, direct);
-    let session = session.clone();
-    let tasks = session.services.tasks.clone();
-    tasks.spawn(async move {
-        let delivered = handed_over.await;
-        let answer = format!("{{\"ok\":true,\"messageId\":\"{message_id}\",\"status\":\"delivered\"}}");
-        let outcome = if delivered { Ok(answer) } else { Err(unknown_device()) };
-        session.answer(id, Some("device-message"), outcome);
-    });
-    Ok(())
-}
-
-fn unknown_device() -> Failure {
-    Failure::new(Code::UnknownDevice, "No such device is connected.").with("field", "targetDeviceId")
 }

@@ -11,6 +11,7 @@ mod events;
 pub mod expiry;
 mod fields;
 mod inbox;
+mod messages;
 mod outbox;
 mod packet;
 mod session;
@@ -23,6 +24,7 @@ use crate::auth::AuthService;
 use crate::devices::DeviceService;
 use crate::drain::Tasks;
 use crate::hub::Hub;
+use crate::mailbox::Mailbox;
 use crate::sync::SyncEngine;
 use crate::telemetry::metrics::Metrics;
 
@@ -34,6 +36,8 @@ pub struct Services {
     pub devices: Arc<DeviceService>,
     /// Session state.
     pub sync: Arc<SyncEngine>,
+    /// Messages from device to device.
+    pub mailbox: Mailbox,
     /// The other devices.
     pub hub: Hub,
     /// Where tasks live.

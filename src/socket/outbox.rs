@@ -123,6 +123,11 @@ impl Outbox {
         }
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
     /// Whether nothing is sent yet, since the restore is still to come.
     pub fn is_held(&self) -> bool {
         self.lock().phase == Phase::Held

@@ -471,6 +471,7 @@ impl Session {
         *self.share.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.services.shares.forget(who.user);
         self.services.expiry.forget(who.connection, self.token_ends());
+        self.services.mailbox.left(who.device, who.connection);
         self.services.devices.leave(who.user, who.device, who.connection, gone);
         let (user, device, connection) = (who.user, who.device, who.connection);
         let reason = gone.as_str();
@@ -486,6 +487,10 @@ impl Recipient for Session {
     fn open(&self, restored: Frame, floor: Seq) {
         let then = self.outbox.open(restored, floor, &self.transport, &self.services.metrics);
         self.then(then);
+    }
+
+    fn has_room(&self) -> bool {
+        self.outbox.is_empty()
     }
 
     fn probe(&self) -> BoxFuture<'static, bool> {

@@ -8,8 +8,12 @@
 
 pub mod accounts;
 pub mod batch;
+<<<<<<< HEAD
 pub mod replica;
 pub mod seed;
+=======
+pub mod messages;
+>>>>>>> fb3058e (mailbox: Keep messages for devices that are not there)
 mod sqlite;
 pub mod writer;
 
@@ -22,13 +26,16 @@ use async_trait::async_trait;
 use crate::failure::{Code, Failure};
 use crate::merge;
 use crate::model::{
-    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, Revoked, Seq,
-    SessionKey, Timestamp, UserId, Version,
+    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, MessageId, Revoked,
+    Seq, SessionKey, Timestamp, UserId, Version,
 };
 
 pub use accounts::{
     Account, Bearer, ChangePassword, EndLogins, ImportAccount, ImportedDevice, MoveDevice, NewAccount,
     NewLogin, Revocation, RevokeDevice, RotateRefresh, Rotation, UpdateDevice, Which,
+};
+pub use messages::{
+    MailboxDepth, PostMessage, PostRefusal, Posted, TakeMessages, TakenMessage, WaitingMessage,
 };
 pub use writer::Writer;
 
@@ -144,6 +151,10 @@ pub enum Command {
     UpdateDevice(UpdateDevice),
     /// A device may not come back.
     RevokeDevice(RevokeDevice),
+    /// A message waits for a device.
+    PostMessage(Arc<PostMessage>),
+    /// Messages wait no longer.
+    TakeMessages(TakeMessages),
     /// This run of this node is alive.
     Beat {
         /// The run.
@@ -173,6 +184,8 @@ impl Command {
             Command::MoveDevice(moved) => moved.user,
             Command::UpdateDevice(update) => update.user,
             Command::RevokeDevice(revoke) => revoke.user,
+            Command::PostMessage(post) => post.user,
+            Command::TakeMessages(take) => take.user,
             Command::Beat { boot, .. } => UserId(boot.0),
         }
     }
@@ -194,6 +207,7 @@ impl Command {
         match self {
             Command::Write(write) => write.key.as_str().len() + write.change.text().map_or(0, str::len),
             Command::ConnectDevice(connect) => connect.info.json.len(),
+            Command::PostMessage(post) => post.json.len(),
             _ => 0,
         }
     }
@@ -213,6 +227,10 @@ pub enum Reply {
     Rotated(Rotation),
     /// Of [`Command::UpdateDevice`]: false when there is no such device.
     Updated(bool),
+    /// Of [`Command::PostMessage`].
+    Posted(Result<Posted, PostRefusal>),
+    /// Of [`Command::TakeMessages`]: those that were there.
+    Taken(Vec<TakenMessage>),
     /// What ended, of the commands that end something; nothing when there is no
     /// such user, password or device.
     Revoked(Option<Vec<Revoked>>),
@@ -506,6 +524,30 @@ pub trait Store: Send + Sync + 'static {
 
     /// A user's devices in the order of their making, revoked ones left out.
     async fn devices(&self, user: UserId) -> StoreResult<Vec<Device>>;
+
+    /// Messages that wait for a device; `None` when the user has no such device.
+    async fn mailbox_size(&self, user: UserId, device: DeviceId) -> StoreResult<Option<u64>>;
+
+    /// Messages that wait for a device behind a place, in order, expired ones
+    /// left out, about 256 KiB of them at a time.
+    async fn mailbox(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        after: u64,
+        now: Timestamp,
+    ) -> StoreResult<Vec<WaitingMessage>>;
+
+    /// For which devices messages were kept after a position, and the position
+    /// after them; without one, only where that is now. What comes twice does no
+    /// harm.
+    async fn mail_since(&self, after: Option<u64>) -> StoreResult<(u64, Vec<(UserId, DeviceId)>)>;
+
+    /// Some of the messages that waited too long by `now`.
+    async fn expired_messages(&self, now: Timestamp) -> StoreResult<Vec<(UserId, DeviceId, MessageId)>>;
+
+    /// How much waits in all.
+    async fn mailbox_depth(&self) -> StoreResult<MailboxDepth>;
 
     /// Answers when the store does.
     async fn ping(&self) -> StoreResult<()>;

@@ -15,9 +15,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::replica::Replica;
 use super::{
-    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, NewAccount, NewLogin, Reply,
-    RotateRefresh, Rotation, SessionWrite, Store, StoreError, StoreResult, UpdateDevice, WriteRefusal,
-    Written,
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, NewAccount, NewLogin, PostMessage,
+    PostRefusal, Posted, Reply, RotateRefresh, Rotation, SessionWrite, Store, StoreError, StoreResult,
+    TakeMessages, TakenMessage, UpdateDevice, WriteRefusal, Written,
 };
 use crate::drain::Tasks;
 use crate::model::{Change, Revoked, UserId};
@@ -196,6 +196,28 @@ impl Writer {
         match self.submit(command).await? {
             Reply::Revoked(revoked) => Ok(revoked),
             other => unreachable!("what ends something is answered by {other:?}"),
+        }
+    }
+
+    /// Keeps a message.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it was not, or perhaps, kept.
+    pub async fn post_message(&self, post: Arc<PostMessage>) -> StoreResult<Result<Posted, PostRefusal>> {
+        match self.submit(Command::PostMessage(post)).await? {
+            Reply::Posted(outcome) => Ok(outcome),
+            other => unreachable!("a message is answered by {other:?}"),
+        }
+    }
+
+    /// Takes messages away; those that were there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when they were not, or perhaps, taken away.
+    pub async fn take_messages(&self, take: TakeMessages) -> StoreResult<Vec<TakenMessage>> {
+        match self.submit(Command::TakeMessages(take)).await? {
+            Reply::Taken(taken) => Ok(taken),
+            other => unreachable!("messages that go are answered by {other:?}"),
         }
     }
 

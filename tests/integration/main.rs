@@ -42,6 +42,7 @@ mod lifecycle;
 mod limits;
 mod litestream;
 mod logins;
+mod mailbox;
 mod messages;
 mod model;
 mod operator;

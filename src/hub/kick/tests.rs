@@ -36,6 +36,10 @@ impl Recipient for Seen {
         std::future::ready(true).boxed()
     }
 
+    fn has_room(&self) -> bool {
+        true
+    }
+
     fn end(&self, why: Ending) {
         self.endings.lock().unwrap().push(why);
         self.ended.notify_one();
@@ -54,6 +58,7 @@ async fn node(bus: &MemoryBus) -> (TempDir, Hub) {
     };
     let (joined, tasks) = (bus.join(), Tasks::default());
     let hub = Hub::new(Parts {
+        mail: tokio::sync::mpsc::channel(1).0,
         store: open(&database, bounds).await.unwrap(),
         backplane: joined.backplane,
         clustered: true,

@@ -27,6 +27,10 @@ impl Recipient for Seen {
         std::future::ready(true).boxed()
     }
 
+    fn has_room(&self) -> bool {
+        true
+    }
+
     fn end(&self, why: Ending) {
         self.endings.lock().unwrap().push(why);
     }

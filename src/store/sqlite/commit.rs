@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
 use super::marker::Mark;
 use super::sql::{insert_all, json_list, seq, session_id, state, time, uuid, version};
-use super::{devices, fault, logins, sql};
+use super::{devices, fault, logins, messages, sql};
 use crate::model::{SessionKey, UserId, Version};
 use crate::store::batch::{self, AppliedOp, Head, Loaded, Needs, Plan, Stored};
 use crate::store::{Bounds, Command, Reply, SessionWrite, StoreError, StoreResult};
@@ -69,6 +69,8 @@ async fn apply(
             Command::MoveDevice(moved) => devices::move_to(connection, moved).await.map(|()| Reply::Done)?,
             Command::UpdateDevice(update) => Reply::Updated(devices::update(connection, update).await?),
             Command::RevokeDevice(revoke) => Reply::Revoked(devices::revoke(connection, revoke).await?),
+            Command::PostMessage(post) => Reply::Posted(messages::post(connection, post).await?),
+            Command::TakeMessages(take) => Reply::Taken(messages::take(connection, take).await?),
             Command::Beat { boot, node, at } => {
                 devices::beat(connection, *boot, node, *at).await.map(|()| Reply::Done)?
             }

@@ -5,7 +5,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
 use super::logins;
 use super::sql::{json_list, time, uuid};
-use crate::model::{BootId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
+use crate::model::{BootId, ConnectionId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
     Bearer, ConnectDevice, ConnectRefusal, Connected, ImportAccount, LeaveDevice, MoveDevice, RevokeDevice,
     UpdateDevice, Which,
@@ -28,7 +28,13 @@ pub async fn connect(
     }
     let known = match connect.claimed {
         Some(claimed) => match claim(connection, connect.user, claimed).await? {
-            Claim::Own => Some(claimed),
+            Claim::Own { left_open } => {
+                if let Some(older) = left_open {
+                    // Two live sockets of one device may be on nodes that do not hear each other.
+                    logins::note(connection, connect.user, &[Revoked::Connection(older)], connect.at).await?;
+                }
+                Some(claimed)
+            }
             Claim::Revoked => return Ok(Err(ConnectRefusal::DeviceRevoked)),
             Claim::Unknown => None,
         },
@@ -46,7 +52,10 @@ pub async fn connect(
 }
 
 enum Claim {
-    Own,
+    /// `left_open`: a connection of it that has not said goodbye.
+    Own {
+        left_open: Option<ConnectionId>,
+    },
     Revoked,
     Unknown,
 }
@@ -57,14 +66,19 @@ async fn claim(
     user: UserId,
     device: DeviceId,
 ) -> Result<Claim, sqlx::Error> {
-    let row = sqlx::query("SELECT revoked_at FROM devices WHERE id = ? AND user_id = ?")
-        .bind(device.to_string())
-        .bind(user.to_string())
-        .fetch_optional(connection)
-        .await?;
+    let row = sqlx::query(
+        "SELECT revoked_at, CASE WHEN disconnected_at IS NULL THEN connection_id END AS left_open
+         FROM devices WHERE id = ? AND user_id = ?",
+    )
+    .bind(device.to_string())
+    .bind(user.to_string())
+    .fetch_optional(connection)
+    .await?;
     let Some(row) = row else { return Ok(Claim::Unknown) };
     let revoked_at: Option<i64> = row.try_get(0)?;
-    Ok(if revoked_at.is_some() { Claim::Revoked } else { Claim::Own })
+    let left_open: Option<&str> = row.try_get("left_open")?;
+    let left_open = left_open.and_then(ConnectionId::parse);
+    Ok(if revoked_at.is_some() { Claim::Revoked } else { Claim::Own { left_open } })
 }
 
 /// The device with the same info that went offline most recently.
@@ -250,6 +264,10 @@ pub async fn revoke(
     let Some(row) = row else { return Ok(None) };
     let login: Option<&str> = row.try_get("login_id")?;
     let login = login.and_then(LoginId::parse);
+    sqlx::query("DELETE FROM messages WHERE device_id = ?")
+        .bind(revoke.device.to_string())
+        .execute(&mut *connection)
+        .await?;
     let device = Revoked::Device(revoke.device);
     logins::note(connection, revoke.user, &[device], revoke.at).await?;
     let mut revoked = vec![device];

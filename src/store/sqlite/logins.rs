@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
 use super::sql::{insert_all, number, time, uuid};
-use crate::model::{DeviceId, LoginId, Revoked, Timestamp, UserId};
+use crate::model::{ConnectionId, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
     Account, Bearer, ChangePassword, NewAccount, NewLogin, Revocation, RotateRefresh, Rotation, Which,
 };
@@ -229,6 +229,7 @@ pub async fn note(
                 Revoked::User => ("user", None),
                 Revoked::Device(device) => ("device", Some(device.to_string())),
                 Revoked::Login(login) => ("login", login.map(|login| login.to_string())),
+                Revoked::Connection(connection) => ("connection", Some(connection.to_string())),
             };
             statement.bind(user.to_string()).bind(kind).bind(subject).bind(at.0)
         },
@@ -262,6 +263,7 @@ fn revocation_of(row: &SqliteRow) -> Result<Revocation, sqlx::Error> {
     let revoked = match (row.try_get("kind")?, subject) {
         ("login", None) => Revoked::Login(None),
         ("login", Some(_)) => Revoked::Login(Some(LoginId(uuid(row, "subject")?))),
+        ("connection", _) => Revoked::Connection(ConnectionId(uuid(row, "subject")?)),
         ("device", _) => Revoked::Device(DeviceId(uuid(row, "subject")?)),
         _ => Revoked::User,
     };

@@ -10,6 +10,7 @@ mod commit;
 mod devices;
 mod logins;
 mod marker;
+mod messages;
 mod prune;
 mod read;
 mod sql;
@@ -34,7 +35,8 @@ use super::{
     Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, Moved, MovedSince, Reply, Retention,
     Revocation, Selection, Snapshot, Store, StoreError, StoreResult,
 };
-use crate::model::{Change, Device, Epoch, Seq, SessionKey, Timestamp, UserId};
+use crate::model::{Change, Device, DeviceId, Epoch, MessageId, Seq, SessionKey, Timestamp, UserId};
+use crate::store::{MailboxDepth, WaitingMessage};
 
 use marker::{Mark, Marker, Other};
 
@@ -284,6 +286,32 @@ impl Store for SqliteStore {
 
     async fn devices(&self, user: UserId) -> StoreResult<Vec<Device>> {
         devices::list(&self.readers, user).await.map_err(fault)
+    }
+
+    async fn mailbox_size(&self, user: UserId, device: DeviceId) -> StoreResult<Option<u64>> {
+        messages::size(&self.readers, user, device).await.map_err(fault)
+    }
+
+    async fn mailbox(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        after: u64,
+        now: Timestamp,
+    ) -> StoreResult<Vec<WaitingMessage>> {
+        messages::after(&self.readers, user, device, after, now).await.map_err(fault)
+    }
+
+    async fn mail_since(&self, after: Option<u64>) -> StoreResult<(u64, Vec<(UserId, DeviceId)>)> {
+        messages::since(&self.readers, after).await.map_err(fault)
+    }
+
+    async fn expired_messages(&self, now: Timestamp) -> StoreResult<Vec<(UserId, DeviceId, MessageId)>> {
+        messages::expired(&self.readers, now).await.map_err(fault)
+    }
+
+    async fn mailbox_depth(&self) -> StoreResult<MailboxDepth> {
+        messages::depth(&self.readers).await.map_err(fault)
     }
 
     async fn ping(&self) -> StoreResult<()> {

@@ -276,6 +276,11 @@ impl Go<'_> {
     async fn ended(&self, connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
         let ended = [
             (
+                "DELETE FROM message_ids WHERE (user_id, message_id, device_id) IN
+                     (SELECT user_id, message_id, device_id FROM message_ids WHERE at < ? ORDER BY at LIMIT ?)",
+                self.retention.op_ids,
+            ),
+            (
                 "DELETE FROM revocations WHERE id IN (SELECT id FROM revocations WHERE at < ? LIMIT ?)",
                 self.retention.revocations,
             ),

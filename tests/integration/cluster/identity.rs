@@ -31,6 +31,23 @@ async fn of_two_live_sockets_with_one_device_id_on_two_nodes_the_newer_wins() {
 }
 
 #[tokio::test]
+async fn of_two_live_sockets_with_one_device_id_the_newer_wins_without_redis_too() {
+    let cluster = Cluster::start(2).await;
+    let ann = cluster.register("ann").await;
+    let older = cluster.named(0, &ann, "Phone").await;
+    cluster.redis.stop();
+    cluster.all_say("degraded").await;
+
+    let newer = Device::options(&cluster.nodes[1], &ann).auth("deviceId", older.id()).connect().await;
+
+    assert_eq!(newer.id(), older.id());
+    is_error(&older.next("error").await, "replaced");
+    assert_eq!(older.disconnected().await, "io server disconnect");
+    assert_eq!(newer.update("k", json!(1)).await["ok"], true);
+    cluster.redis.cont();
+}
+
+#[tokio::test]
 async fn a_device_id_that_goes_from_node_to_node_leaves_one_socket() {
     let rounds = short_or_long(6, 60);
     let cluster = Cluster::start(3).await;
