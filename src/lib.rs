@@ -6,12 +6,8 @@
 //! |---|---|
 //! | [`app`] | opens the seams, builds the services, mounts REST and Socket.IO |
 //! | [`http`], [`socket`] | the two ways in; neither knows the other |
-<<<<<<< HEAD
 //! | [`records`] | one user's records out, the replaced server's in |
-//! | [`sync`], [`devices`], [`auth`], [`hub`] | what happens with what came in |
-=======
 //! | [`sync`], [`mailbox`], [`devices`], [`auth`], [`hub`] | what happens with what came in |
->>>>>>> fb3058e (mailbox: Keep messages for devices that are not there)
 //! | [`store`], [`backplane`] | the two seams: durable records, and the other nodes |
 //! | [`merge`], [`model`], [`failure`], [`wire`] | pure: rules, words, errors, encodings |
 //! | [`net`], [`drain`], [`limits`], [`telemetry`], [`config`] | the process around it |

@@ -8,12 +8,9 @@
 
 pub mod accounts;
 pub mod batch;
-<<<<<<< HEAD
+pub mod messages;
 pub mod replica;
 pub mod seed;
-=======
-pub mod messages;
->>>>>>> fb3058e (mailbox: Keep messages for devices that are not there)
 mod sqlite;
 pub mod writer;
 
