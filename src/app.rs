@@ -121,7 +121,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let backplane = clustered.then(|| joined.backplane.clone());
     let health = Arc::new(Health::new(config.node_id.clone(), backplane.clone()));
     tasks.spawn(health.clone().watch(store.clone(), tasks.clone(), metrics.clone()));
-    beat(&writer, boot, &config.node_id).await?;
+    if let Err(error) = beat(&writer, boot, &config.node_id).await {
+        // A disk that is full, or a lock that is held: what only reads can be served all the same.
+        tracing::warn!(%error, "the store takes no writes yet");
+    }
     tasks.spawn(beats(writer.clone(), boot, config.node_id.clone(), tasks.clone()));
     tasks.spawn(prune(store.clone(), tasks.clone()));
 

@@ -56,6 +56,7 @@ mod retries;
 mod revocation;
 mod sessions;
 mod slow_consumer;
+mod store_faults;
 mod test_parts;
 mod tls;
 mod tokens;

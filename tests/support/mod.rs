@@ -46,6 +46,7 @@ mod raw_socket;
 mod raw_tcp;
 mod redis;
 mod rest;
+mod small_disk;
 mod within;
 
 pub use account::{Account, JWT_SECRET, legacy_token, sign_hs256};
@@ -68,4 +69,5 @@ pub use raw_socket::RawSocket;
 pub use raw_tcp::RawTcp;
 pub use redis::RedisServer;
 pub use rest::{Reply, Rest};
+pub use small_disk::SmallDisk;
 pub use within::{eventually, within, within_secs};

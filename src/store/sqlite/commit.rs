@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{Connection, Row, Transaction};
 
 use super::marker::Mark;
 use super::sql::{insert_all, json_list, seq, session_id, state, time, uuid, version};
@@ -19,7 +19,20 @@ pub async fn commit(
     batch: &[Command],
     bounds: &Bounds,
 ) -> StoreResult<(Vec<Reply>, Mark)> {
-    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(fault)?;
+    let mut connection = writer.acquire().await.map_err(fault)?;
+    let transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(fault)?;
+    let committed = in_transaction(transaction, batch, bounds).await;
+    if committed.is_err() {
+        super::give_up(connection).await;
+    }
+    committed
+}
+
+async fn in_transaction(
+    mut transaction: Transaction<'_, Sqlite>,
+    batch: &[Command],
+    bounds: &Bounds,
+) -> StoreResult<(Vec<Reply>, Mark)> {
     let replies = apply(&mut transaction, batch, bounds).await.map_err(fault)?;
     let mark = sql::mark(&mut transaction).await.map_err(fault)?;
     transaction.commit().await.map_err(|error| match fault(error) {

@@ -25,8 +25,9 @@ use anyhow::Context;
 use async_trait::async_trait;
 use sqlx::Connection;
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    Sqlite, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -113,6 +114,15 @@ impl SqliteStore {
     }
 }
 
+/// Closes a connection on which a transaction failed. SQLite rolls some failures
+/// back by itself, that of a full disk among them, and sqlx, which does not know,
+/// would find itself inside a transaction for ever.
+async fn give_up(connection: PoolConnection<Sqlite>) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "a failed connection did not close well");
+    }
+}
+
 /// Held by whoever writes.
 struct Writing<'a> {
     _turn: Option<turn::Turn>,
@@ -138,10 +148,13 @@ impl SqliteStore {
         retention: &Retention,
         now: Timestamp,
     ) -> Result<u64, sqlx::Error> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        let gone_through = step.run(&mut transaction, retention, now).await?;
-        transaction.commit().await?;
-        Ok(gone_through)
+        let mut connection = self.writer.acquire().await?;
+        let transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let gone_through = step.transact(transaction, retention, now).await;
+        if gone_through.is_err() {
+            give_up(connection).await;
+        }
+        gone_through
     }
 }
 
@@ -157,15 +170,17 @@ async fn prepare(path: &Path, options: &SqliteConnectOptions, marker: &Marker) -
         .await
         .with_context(|| format!("cannot open the database {}", path.display()))?;
     MIGRATIONS.run_direct(None, &mut connection, false).await.context("cannot migrate the database")?;
-    sqlx::query("INSERT INTO meta (name, value) VALUES ('epoch', ?) ON CONFLICT (name) DO NOTHING")
-        .bind(uuid::Uuid::new_v4().to_string())
-        .execute(&mut connection)
-        .await?;
+    let made =
+        sqlx::query("INSERT INTO meta (name, value) VALUES ('epoch', ?) ON CONFLICT (name) DO NOTHING")
+            .bind(uuid::Uuid::new_v4().to_string())
+            .execute(&mut connection)
+            .await?;
     // In this order: other processes may be committing, and raise it only afterwards.
     let seen = marker.read().context("cannot read the marker beside the database")?;
     let mut mark = sql::mark(&mut connection).await?;
     let fits = match &seen {
-        None => mark.commits == 0,
+        // Even an empty one may have been put back; only one that is made now has no past.
+        None => made.rows_affected() == 1,
         Some(seen) => seen.epoch == mark.epoch && seen.commits <= mark.commits,
     };
     if !fits {

@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
+use sqlx::{Row, Transaction};
 
 use super::sql::{json_list, number};
 use crate::model::Timestamp;
@@ -47,9 +47,20 @@ impl Step {
     pub const ALL: [Self; 6] =
         [Self::OpIds, Self::Settled, Self::Aged, Self::Crowded, Self::OldTombstones, Self::Ended];
 
-    /// Does one go of it in the transaction at hand; how many rows it went
-    /// through. Call again, in the next transaction, while that is not 0.
-    pub async fn run(
+    /// Does one go of it in `transaction`; how many rows it went through. Call
+    /// again, in the next one, while that is not 0.
+    pub async fn transact(
+        self,
+        mut transaction: Transaction<'_, Sqlite>,
+        retention: &Retention,
+        now: Timestamp,
+    ) -> Result<u64, sqlx::Error> {
+        let gone_through = self.run(&mut transaction, retention, now).await?;
+        transaction.commit().await?;
+        Ok(gone_through)
+    }
+
+    async fn run(
         self,
         connection: &mut SqliteConnection,
         retention: &Retention,
