@@ -8,7 +8,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::model::{Change, Seq, UserId};
+use crate::model::{Change, Clock, Seq, UserId};
 use crate::store::{Account, Selection, Store};
 use crate::sync::restore::Restore;
 
@@ -38,6 +38,8 @@ pub async fn export(store: &dyn Store, who: &str, out: &mut dyn Write) -> anyhow
         let about = about.strip_suffix('}').unwrap_or_default();
         write!(out, "{}{about},\"metadata\":{}}}", comma(index), device.metadata)?;
     }
+    write!(out, "],\"messages\":[")?;
+    messages(store, user, out).await?;
     write!(out, "],{},\"history\":[", Restore::of(&snapshot).fields)?;
     let mut after = Seq(0);
     let mut written = 0;
@@ -51,6 +53,32 @@ pub async fn export(store: &dyn Store, who: &str, out: &mut dyn Write) -> anyhow
         }
     }
     Ok(writeln!(out, "]}}")?)
+}
+
+/// The messages that wait for the user's devices.
+async fn messages(store: &dyn Store, user: UserId, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut written = 0;
+    for device in store.devices(user).await? {
+        let mut after = 0;
+        loop {
+            let waiting = store.mailbox(user, device.id, after, Clock::now()).await?;
+            let Some(last) = waiting.last() else { break };
+            after = last.place;
+            for message in &waiting {
+                let about = json!({
+                    "messageId": message.id.to_string(),
+                    "targetDeviceId": device.id.to_string(),
+                    "sourceDeviceId": message.source.to_string(),
+                    "sentAt": message.sent_at.to_string(),
+                });
+                let about = about.to_string();
+                let about = about.strip_suffix('}').unwrap_or_default();
+                write!(out, "{}{about},\"message\":{}}}", comma(written), message.json)?;
+                written += 1;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The account of an id or an e-mail address.

@@ -188,13 +188,15 @@ impl Command {
     }
 
     /// Whether its ack says that something is durable. The others are of
-    /// connections: after a loss of the machine nobody misses them.
+    /// connections, which nobody misses after a loss of the machine, and of
+    /// messages that were delivered, which would only come twice.
     pub fn is_kept(&self) -> bool {
         !matches!(
             self,
             Command::ConnectDevice(_)
                 | Command::LeaveDevice(_)
                 | Command::MoveDevice(_)
+                | Command::TakeMessages(_)
                 | Command::Beat { .. }
         )
     }

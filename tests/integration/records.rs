@@ -157,6 +157,12 @@ async fn an_export_holds_all_that_is_kept_of_a_user_and_nothing_of_another() {
     phone.update("a", json!({"now": true})).await;
     phone.update("gone", json!("x")).await;
     phone.emit_ack("session-delete", json!({"sessionKey": "gone"})).await;
+    let tablet = Device::named(&node, &ann, "Tablet").await;
+    let target = tablet.id().to_owned();
+    drop(tablet);
+    phone.next("device-disconnected").await;
+    let message = json!({"targetDeviceId": target, "message": {"n": 1}});
+    assert_eq!(phone.emit_ack("device-message", message).await["status"], "queued");
     node.rest_of(&bob).put("/api/session/b", &json!("bob's")).await.expect(200);
 
     for who in [ann.email.as_str(), ann.id.as_str()] {
@@ -170,6 +176,8 @@ async fn an_export_holds_all_that_is_kept_of_a_user_and_nothing_of_another() {
             out["history"].as_array().unwrap().iter().map(|entry| &entry["state"]).collect();
         assert_eq!(history, [&json!(1), &json!({"now": true}), &json!("x"), &Value::Null]);
         assert_eq!(out["history"][3]["deleted"], true);
+        let message = &out["messages"][0];
+        assert_eq!((&message["targetDeviceId"], &message["message"]), (&json!(target), &json!({"n": 1})));
         assert!(!exit.output.contains("bob") && !exit.output.contains("$2"), "{}", exit.output);
     }
     let exit = run(folder.path(), &["export", "nobody@example.test"]).await;
