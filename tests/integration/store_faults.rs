@@ -1,28 +1,20 @@
 //! The SQLite store in trouble: its disk full, its lock held by somebody else, its log growing under load.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    Account, Copy, Device, Env, Litestream, Node, Rest, SmallDisk, connection, eventually, integrity,
+    short_or_long, within_secs,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::Connection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-
-use crate::support::{
-    Account, Copy, Device, Env, Litestream, Node, Rest, SmallDisk, eventually, short_or_long, within_secs,
-};
 
 /// Every answer comes within it, whatever the store does.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What the log may grow to.
 const WAL_BYTES_MAX: u64 = 64 << 20;
-
-async fn connection(folder: &Path) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(folder.join("tandem.db"));
-    SqliteConnection::connect_with(&options).await.unwrap()
-}
 
 /// Writes the next number into `key`; `Ok` is its ack, `Err` the error's code.
 async fn put(rest: &Rest, key: &str, state: &Value) -> Result<(), String> {
@@ -88,11 +80,7 @@ async fn a_full_disk_refuses_writes_and_nothing_else_and_loses_nothing() {
     assert_eq!(session(&rest).await["a"]["n"], acked + 1);
     let history = rest.get("/api/session/a/history").await.expect(200);
     assert_eq!(history["versions"][0]["version"], acked + 1, "refused writes took no version");
-    let sound: String = sqlx::query_scalar("PRAGMA integrity_check")
-        .fetch_one(&mut connection(&disk.path()).await)
-        .await
-        .unwrap();
-    assert_eq!(sound, "ok");
+    assert_eq!(integrity(&disk.path()).await, "ok");
     node.kill_9();
 }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::node::listening_address;
 use super::port::free_port;
-use super::{Env, Exit, Process, driver, within, within_secs};
+use super::{Env, Exit, Process, driver, integrity, within, within_secs};
 
 /// How often a start tries another port when somebody was quicker.
 const PORT_ATTEMPTS: u32 = 20;
@@ -81,13 +81,14 @@ impl Copy {
         assert_eq!(exit.code, Some(0), "{}", exit.output);
     }
 
-    /// Brings the database back into `folder` from the copy alone.
+    /// Brings the database back into `folder` from the copy alone, and sees that it is sound.
     pub async fn restore(&self, folder: &Path) {
         let database = folder.join("tandem.db").display().to_string();
         let args = ["restore", "-if-db-not-exists", &database];
         let mut restoring = Process::spawn("litestream restore", &mut self.command(folder, &args));
         let exit = within_secs(60, restoring.exit()).await;
         assert_eq!(exit.code, Some(0), "{}", exit.output);
+        assert_eq!(integrity(folder).await, "ok");
     }
 }
 
