@@ -235,6 +235,9 @@ pub enum Reply {
     Revoked(Option<Vec<Revoked>>),
     /// Of everything else.
     Done,
+    /// Not looked at: another node is at work on this user. Of any command; it
+    /// belongs at the front of its lane again, with the others of its user.
+    Held,
 }
 
 /// A change as a device or REST asks for it.
@@ -468,7 +471,8 @@ pub struct Moved {
 pub trait Store: Send + Sync + 'static {
     /// Applies a batch in one transaction and returns what became of each
     /// command, in order, after the commit. One refused write never fails its
-    /// neighbours.
+    /// neighbours. A store that other nodes share may hold a user's commands
+    /// back ([`Reply::Held`]); it looks at them when they come again.
     ///
     /// # Errors
     /// For the whole batch: nothing of it was applied, unless `unknown`.

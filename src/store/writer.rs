@@ -96,6 +96,25 @@ impl Lanes {
         true
     }
 
+    /// Puts what a batch held back in front of its lane, in the order it was
+    /// taken; `held` is in that order. Whoever gave up meanwhile is left out.
+    fn put_back(&mut self, held: Vec<Waiting>) {
+        for waiting in held.into_iter().rev() {
+            if waiting.answer.is_closed() {
+                continue;
+            }
+            waiting.state.store(WAITING, Ordering::Release);
+            let user = waiting.command.queue();
+            self.commands += 1;
+            self.bytes += waiting.command.bytes();
+            let lane = self.by_user.entry(user).or_default();
+            if lane.is_empty() {
+                self.turns.push_back(user);
+            }
+            lane.push_front(waiting);
+        }
+    }
+
     /// The next batch: one command of each user in turn, until it is full.
     fn take(&mut self) -> Vec<Waiting> {
         let mut batch = Vec::new();
@@ -336,7 +355,8 @@ impl Writing {
             }
             let batch = self.admit(batch).await;
             if !batch.is_empty() {
-                self.commit(batch).await;
+                let held = self.commit(batch).await;
+                queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).put_back(held);
             }
         }
     }
@@ -354,10 +374,10 @@ impl Writing {
         admitted
     }
 
-    async fn commit(&self, batch: Vec<Waiting>) {
-        let is_kept: Vec<_> = batch.iter().map(|waiting| waiting.command.is_kept()).collect();
-        let (commands, answers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|waiting| (waiting.command, waiting.answer)).unzip();
+    /// Commits `batch` and answers its callers; returns what the store held back.
+    async fn commit(&self, batch: Vec<Waiting>) -> Vec<Waiting> {
+        let (commands, callers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|waiting| (waiting.command, (waiting.state, waiting.answer))).unzip();
         let started = Instant::now();
         let result = self.store.commit(&commands).await;
         self.metrics.commit_seconds.record(started.elapsed());
@@ -366,14 +386,23 @@ impl Writing {
             Ok(replies) => {
                 self.metrics.store_up.set(1.0);
                 let changes: Vec<_> = replies.iter().filter_map(change_of).collect();
-                let replies = answers.into_iter().zip(replies).zip(is_kept);
-                self.answer(replies.collect(), changes).await;
+                let (mut held, mut answers) = (Vec::new(), Vec::new());
+                for ((command, (state, answer)), reply) in commands.into_iter().zip(callers).zip(replies) {
+                    let is_kept = command.is_kept();
+                    match reply {
+                        Reply::Held => held.push(Waiting { command, state, answer }),
+                        reply => answers.push(((answer, reply), is_kept)),
+                    }
+                }
+                self.answer(answers, changes).await;
+                held
             }
             Err(error) => {
                 self.metrics.commit_failures.increment(1);
                 self.metrics.store_up.set(0.0);
                 tracing::warn!(%error, commands = commands.len(), "commit failed");
-                refuse(answers, &error);
+                refuse(callers.into_iter().map(|(_, answer)| answer), &error);
+                Vec::new()
             }
         }
     }
