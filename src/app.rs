@@ -298,7 +298,9 @@ async fn join_backplane(config: &Config, tasks: &Tasks, metrics: Arc<Metrics>) -
 /// The copy that Litestream keeps, if it is there, with its age followed.
 fn replica(config: &Config, tasks: &Tasks, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Arc<Replica>>> {
     let Some(settings) = &config.replica else { return Ok(None) };
-    let Database::Sqlite { path, .. } = &config.database;
+    let Database::Sqlite { path, .. } = &config.database else {
+        anyhow::bail!("Litestream copies SQLite databases; PostgreSQL has replicas of its own");
+    };
     let replica = Arc::new(Replica::new(settings.clone(), path, metrics.clone())?);
     tasks.spawn(replica.clone().watch(tasks.clone()));
     Ok(Some(replica))
@@ -389,7 +391,9 @@ fn secret(config: &Config, warnings: &mut Vec<String>) -> anyhow::Result<Secret>
     if let Some(secret) = &config.jwt_secret {
         return Ok(secret.clone());
     }
-    let Database::Sqlite { path, .. } = &config.database;
+    let Database::Sqlite { path, .. } = &config.database else {
+        anyhow::bail!("JWT_SECRET is required with PostgreSQL; all nodes need the same");
+    };
     let path = path.parent().unwrap_or(Path::new(".")).join("jwt-secret");
     if let Ok(kept) = std::fs::read_to_string(&path) {
         anyhow::ensure!(

@@ -165,10 +165,14 @@ pub struct Banner {
 impl Banner {
     /// What the configuration says.
     pub fn of(config: &Config) -> Self {
-        let Database::Sqlite { path, .. } = &config.database;
+        let storage = match &config.database {
+            Database::Sqlite { path, .. } => format!("SQLite in {}", path.display()),
+            // Where is a secret, since its URL may hold a password.
+            Database::Postgres { .. } => "PostgreSQL".to_owned(),
+        };
         Self {
             node: config.node_id.clone(),
-            storage: format!("SQLite in {}", path.display()),
+            storage,
             scheme: if config.tls.is_some() { "https" } else { "http" },
             backplane: if config.redis_url.is_some() { "Redis" } else { "none: this node is alone" },
         }

@@ -18,7 +18,7 @@ pub use settings::{SETTINGS, Setting};
 use crate::model::Secret;
 use crate::net::network::Network;
 use crate::net::tls;
-use crate::store::{Database, replica};
+use crate::store::{self, Database, replica};
 use crate::telemetry::LogFormat;
 
 /// Secrets found in tutorials and samples; whoever signs with one of them signs
@@ -341,7 +341,10 @@ impl Reader<'_> {
 
     fn database(&mut self) -> Database {
         let full_sync = self.choice("SQLITE_SYNCHRONOUS", &[("FULL", true), ("NORMAL", false)]);
-        self.value("DATABASE_URL", "sqlite://PATH", |text| {
+        self.value("DATABASE_URL", "sqlite://PATH or postgres://USER@HOST/NAME", |text| {
+            if store::is_postgres_url(text) {
+                return Some(Database::Postgres { url: Secret::new(text.to_owned()) });
+            }
             let path = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:"))?;
             let path = path.split('?').next().filter(|path| !path.is_empty())?;
             Some(Database::Sqlite { path: Path::new(path).to_owned(), full_sync })
@@ -389,6 +392,9 @@ impl Reader<'_> {
             } else if secret.expose().bytes().all(|byte| Some(byte) == secret.expose().bytes().next()) {
                 self.mistakes.push(format!("{name}: is one character over and over; make a random one"));
             }
+        }
+        if config.jwt_secret.is_none() && matches!(config.database, Database::Postgres { .. }) {
+            self.mistakes.push("JWT_SECRET: is required with PostgreSQL; all nodes need the same".to_owned());
         }
         if config.jwt_secret.is_none() && config.redis_url.is_some() {
             self.mistakes.push("JWT_SECRET: is required with REDIS_URL; all nodes need the same".to_owned());

@@ -75,6 +75,20 @@ fn a_cluster_node_needs_a_secret() {
 }
 
 #[test]
+fn a_postgres_url_needs_a_secret_and_is_one() {
+    let secret = ("JWT_SECRET", "0123456789abcdef0123456789abcdef");
+    for url in ["postgres://u:canary@h/db", "postgresql://u:canary@h:5433/db?sslmode=verify-full"] {
+        let found = mistakes(&[("DATABASE_URL", url)]);
+        assert!(found.len() == 1 && found[0].starts_with("JWT_SECRET:"), "{found:?}");
+        let config = Config::load(&sources(&[("DATABASE_URL", url), secret])).unwrap();
+        assert!(matches!(config.database, Database::Postgres { .. }));
+        assert!(!format!("{config:?}").contains("canary"));
+    }
+    let found = mistakes(&[("DATABASE_URL", "postgres://u:canary@h:port/db"), secret]);
+    assert!(found[0].starts_with("DATABASE_URL:") && !found[0].contains("canary"), "{found:?}");
+}
+
+#[test]
 fn an_env_file_has_comments_quotes_and_exports() {
     let text = "# comment\nA=1\nexport B = \"two words\"\nC='x # y' # why\nD=plain # why\n\n";
     let values = parse_env_file(text).unwrap();

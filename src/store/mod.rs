@@ -9,7 +9,9 @@
 pub mod accounts;
 pub mod batch;
 pub mod messages;
+mod postgres;
 pub mod replica;
+mod roster;
 pub mod seed;
 mod sqlite;
 pub mod writer;
@@ -24,7 +26,7 @@ use crate::failure::{Code, Failure};
 use crate::merge;
 use crate::model::{
     BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, MessageId, Revoked,
-    Seq, SessionKey, Timestamp, UserId, Version,
+    Secret, Seq, SessionKey, Timestamp, UserId, Version,
 };
 
 pub use accounts::{
@@ -59,6 +61,16 @@ pub enum Database {
         /// `synchronous=FULL`: an acked write survives a power cut.
         full_sync: bool,
     },
+    /// A PostgreSQL server that all nodes share.
+    Postgres {
+        /// Where and who, password included; one that [`is_postgres_url`] takes.
+        url: Secret,
+    },
+}
+
+/// Whether `url` is one that [`Database::Postgres`] can hold.
+pub fn is_postgres_url(url: &str) -> bool {
+    postgres::is_url(url)
 }
 
 /// Opens the database, makes or updates its schema and reads its epoch.
@@ -70,6 +82,7 @@ pub async fn open(database: &Database, bounds: Bounds) -> anyhow::Result<Arc<dyn
         Database::Sqlite { path, full_sync } => {
             Ok(Arc::new(sqlite::SqliteStore::open(path, *full_sync, bounds).await?))
         }
+        Database::Postgres { url } => Ok(Arc::new(postgres::PostgresStore::open(url, bounds).await?)),
     }
 }
 

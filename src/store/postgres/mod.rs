@@ -1,0 +1,367 @@
+//! The store for clusters on many machines: a PostgreSQL that all nodes share.
+//!
+//! Every call answers within 3 s, whatever the server or the way to it does:
+//! waiting for a connection, connecting, working and, for a commit, finding out
+//! what became of it all have their share of that. Reads and writes have
+//! connections of their own, so neither can take the other's.
+
+mod commit;
+mod devices;
+mod links;
+mod logins;
+mod messages;
+mod prune;
+mod read;
+mod records;
+mod sql;
+mod users;
+mod writes;
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection, Row};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::commit::Commits;
+use self::links::Links;
+use super::{
+    Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, MailboxDepth, Moved, MovedSince, Reply,
+    Retention, Revocation, Selection, Snapshot, Store, StoreError, StoreResult, WaitingMessage,
+};
+use crate::model::{Change, Device, DeviceId, Epoch, MessageId, Secret, Seq, SessionKey, Timestamp, UserId};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a call that reads or prunes may take in all.
+const READ_WITHIN: Duration = Duration::from_millis(2_600);
+
+/// How long opening waits for a server that is starting or restarting.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Pause between attempts to open.
+const OPEN_PAUSE: Duration = Duration::from_millis(250);
+
+/// Connections that only read; one more commits and one prunes.
+const READERS: usize = 8;
+
+/// Statements that a connection keeps prepared; there are about 40.
+const STATEMENTS: usize = 128;
+
+/// The oldest server that is known to do: 13 is the oldest in repair.
+const SERVER_OLDEST: i32 = 130_000;
+
+/// See the module's comment.
+pub struct PostgresStore {
+    writer: Links,
+    readers: Links,
+    pruner: Links,
+    commits: Commits,
+    epoch: Mutex<Epoch>,
+    bounds: Bounds,
+}
+
+impl PostgresStore {
+    /// Connects to the database at `url` and migrates it.
+    ///
+    /// # Errors
+    /// When the URL is wrong, the server cannot be reached, is too old or not
+    /// UTF-8, or the schema is newer than this program.
+    pub async fn open(url: &Secret, bounds: Bounds) -> anyhow::Result<Self> {
+        let options = options(url)?;
+        let epoch = prepare(&options).await?;
+        Ok(Self {
+            writer: Links::new(options.clone(), 1),
+            readers: Links::new(options.clone(), READERS),
+            pruner: Links::new(options, 1),
+            commits: Commits::new(),
+            epoch: Mutex::new(epoch),
+            bounds,
+        })
+    }
+
+    async fn read<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> StoreResult<T> {
+        let deadline = Instant::now() + READ_WITHIN;
+        self.readers.lend().await?.finish(deadline, work).await
+    }
+}
+
+/// Whether `url` names a database as [`PostgresStore::open`] wants it.
+pub fn is_url(url: &str) -> bool {
+    (url.starts_with("postgres://") || url.starts_with("postgresql://"))
+        && PgConnectOptions::from_str(url).is_ok()
+}
+
+fn options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
+    // The parser's own error may repeat the URL, password and all.
+    let options = PgConnectOptions::from_str(url.expose())
+        .map_err(|_| anyhow::anyhow!("DATABASE_URL is no PostgreSQL URL"))?;
+    Ok(options.application_name("tandem").statement_cache_capacity(STATEMENTS).disable_statement_logging())
+}
+
+/// Migrates the database and reads or makes its epoch. Nodes that start together
+/// do so one after the other (the migrator holds an advisory lock).
+async fn prepare(options: &PgConnectOptions) -> anyhow::Result<Epoch> {
+    let mut connection = first_connection(options).await?;
+    let about = sqlx::query(
+        "SELECT current_setting('server_version_num')::int AS version,
+             current_setting('server_encoding') AS encoding",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    anyhow::ensure!(
+        about.try_get::<i32, _>("version")? >= SERVER_OLDEST,
+        "the PostgreSQL server is older than version 13"
+    );
+    anyhow::ensure!(about.try_get::<&str, _>("encoding")? == "UTF8", "the database's encoding is not UTF8");
+    MIGRATIONS.run_direct(None, &mut connection, false).await.context("cannot migrate the database")?;
+    let epoch = epoch_of(&mut connection).await.context("cannot read the database's epoch")?;
+    connection.close().await?;
+    Ok(epoch)
+}
+
+async fn first_connection(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+    let deadline = Instant::now() + OPEN_WITHIN;
+    let mut is_first = true;
+    loop {
+        let error = match timeout_at(deadline, options.connect()).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) if !may_pass(&error) || Instant::now() + OPEN_PAUSE >= deadline => {
+                return Err(error).context("cannot connect to PostgreSQL");
+            }
+            Ok(Err(error)) => error,
+            Err(_too_late) => anyhow::bail!("cannot connect to PostgreSQL: it does not answer"),
+        };
+        if std::mem::take(&mut is_first) {
+            tracing::warn!(%error, "PostgreSQL cannot be reached; trying for {OPEN_WITHIN:?}");
+        }
+        sleep(OPEN_PAUSE).await;
+    }
+}
+
+/// Whether a failure to connect may be one of a server that is just starting; a
+/// wrong password or certificate does not mend itself.
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(io) => io.kind() != std::io::ErrorKind::InvalidData,
+        // Operator intervention (it starts or stops), too many connections.
+        sqlx::Error::Database(refusal) => {
+            refusal.code().is_some_and(|code| code.starts_with("57P") || code == "53300")
+        }
+        _ => false,
+    }
+}
+
+/// The epoch, which goes with one past of one database: its cluster, timeline
+/// and oids stand beside it. A restored or promoted copy differs in one of them
+/// and gets a new epoch. Where the role may not look at the cluster's control
+/// data, the oids alone must do.
+async fn epoch_of(connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
+    let cluster: Option<String> = sqlx::query_scalar(
+        "SELECT concat(system_identifier, '.', timeline_id) FROM pg_control_system(), pg_control_checkpoint()",
+    )
+    .fetch_optional(&mut *connection)
+    .await
+    .unwrap_or_default();
+    let mut transaction = connection.begin().await?;
+    sqlx::query("LOCK TABLE meta IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    let oids: String = sqlx::query_scalar(
+        "SELECT concat(oid, '.', 'users'::regclass::oid) FROM pg_database WHERE datname = current_database()",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let past = format!("{}.{oids}", cluster.unwrap_or_default());
+    let kept: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'past'")
+        .fetch_optional(&mut *transaction)
+        .await?;
+    if kept.as_deref() != Some(&past) {
+        if kept.is_some() {
+            tracing::warn!("this database is not the one that was here before: clients will reload in full");
+        }
+        sqlx::query(
+            "INSERT INTO meta (name, value) VALUES ('past', $1), ('epoch', $2)
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )
+        .bind(&past)
+        .bind(uuid::Uuid::new_v4().to_string())
+        .execute(&mut *transaction)
+        .await?;
+    }
+    let epoch = read_epoch(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(epoch)
+}
+
+async fn read_epoch(connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
+    let epoch: String =
+        sqlx::query_scalar("SELECT value FROM meta WHERE name = 'epoch'").fetch_one(connection).await?;
+    Ok(Epoch(epoch.into()))
+}
+
+/// What a failed statement means to the caller. Nothing of its transaction was
+/// committed.
+fn fault(error: &sqlx::Error) -> StoreError {
+    tracing::debug!(%error, "a statement failed");
+    let code = match error {
+        sqlx::Error::Database(refusal) => refusal.code(),
+        _ => None,
+    };
+    match code.as_deref() {
+        // disk_full
+        Some("53100") => StoreError::Full,
+        // lock_not_available, deadlock_detected, serialization_failure
+        Some("55P03" | "40P01" | "40001") => StoreError::Busy,
+        _ => StoreError::Unavailable { unknown: false },
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>> {
+        self.commits.commit(&self.writer, batch, &self.bounds).await
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn new_epoch(&self) -> StoreResult<Epoch> {
+        let epoch = self
+            .read(async |link| {
+                sqlx::query("UPDATE meta SET value = $1 WHERE name = 'epoch'")
+                    .bind(uuid::Uuid::new_v4().to_string())
+                    .execute(&mut *link)
+                    .await?;
+                read_epoch(link).await
+            })
+            .await?;
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch.clone();
+        Ok(epoch)
+    }
+
+    async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>> {
+        let epoch = self.epoch();
+        self.read(async |link| read::snapshot(link, &epoch, user, selection).await).await
+    }
+
+    async fn head(&self, user: UserId) -> StoreResult<Option<HeadRead>> {
+        self.read(async |link| read::head(link, user).await).await
+    }
+
+    async fn kept_changes(&self, user: UserId, after: Seq) -> StoreResult<Vec<Change>> {
+        self.read(async |link| read::kept_changes(link, user, after).await).await
+    }
+
+    async fn entry(&self, user: UserId, key: &SessionKey) -> StoreResult<Option<Entry>> {
+        self.read(async |link| read::entry(link, user, key).await).await
+    }
+
+    async fn changes_after(&self, user: UserId, after: Seq) -> StoreResult<CatchUp> {
+        self.read(async |link| read::changes_after(link, user, after).await).await
+    }
+
+    async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
+        self.read(async |link| read::moved(link, since).await).await
+    }
+
+    async fn history(&self, user: UserId, key: &SessionKey) -> StoreResult<Vec<Change>> {
+        self.read(async |link| read::history(link, user, key).await).await
+    }
+
+    async fn account(&self, email: &str) -> StoreResult<Option<Account>> {
+        self.read(async |link| logins::account(link, email).await).await
+    }
+
+    async fn account_of(&self, user: UserId) -> StoreResult<Option<Account>> {
+        self.read(async |link| logins::account_of(link, user).await).await
+    }
+
+    async fn accounts_after(&self, email: &str, limit: u32) -> StoreResult<Vec<Account>> {
+        self.read(async |link| logins::accounts_after(link, email, limit).await).await
+    }
+
+    async fn is_authorized(&self, bearer: &Bearer, at: Timestamp) -> StoreResult<bool> {
+        self.read(async |link| logins::is_authorized(link, bearer, at).await).await
+    }
+
+    async fn revocations(&self, after: Option<u64>) -> StoreResult<(u64, Vec<Revocation>)> {
+        self.read(async |link| logins::revocations(link, after).await).await
+    }
+
+    async fn devices(&self, user: UserId) -> StoreResult<Vec<Device>> {
+        self.read(async |link| devices::list(link, user).await).await
+    }
+
+    async fn mailbox_size(&self, user: UserId, device: DeviceId) -> StoreResult<Option<u64>> {
+        self.read(async |link| messages::size(link, user, device).await).await
+    }
+
+    async fn mailbox(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        after: u64,
+        now: Timestamp,
+    ) -> StoreResult<Vec<WaitingMessage>> {
+        self.read(async |link| messages::after(link, user, device, after, now).await).await
+    }
+
+    async fn mail_since(&self, after: Option<u64>) -> StoreResult<(u64, Vec<(UserId, DeviceId)>)> {
+        self.read(async |link| messages::since(link, after).await).await
+    }
+
+    async fn expired_messages(&self, now: Timestamp) -> StoreResult<Vec<(UserId, DeviceId, MessageId)>> {
+        self.read(async |link| messages::expired(link, now).await).await
+    }
+
+    async fn mailbox_depth(&self) -> StoreResult<MailboxDepth> {
+        self.read(async |link| messages::depth(link).await).await
+    }
+
+    /// Also learns a new epoch, should another node have made one.
+    async fn ping(&self) -> StoreResult<()> {
+        let (epoch, is_read_only) = self
+            .read(async |link| {
+                let epoch = read_epoch(link).await?;
+                let read_only: String = sqlx::query_scalar("SELECT current_setting('transaction_read_only')")
+                    .fetch_one(link)
+                    .await?;
+                Ok((epoch, read_only == "on"))
+            })
+            .await?;
+        if is_read_only {
+            // The server was demoted under its connections: look for another.
+            self.writer.forget();
+            self.readers.forget();
+            return Err(StoreError::Unavailable { unknown: false });
+        }
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch;
+        Ok(())
+    }
+
+    async fn prune(&self, retention: &Retention, now: Timestamp) -> StoreResult<u64> {
+        let lease = self.pruner.lend().await?;
+        lease
+            .finish(Instant::now() + READ_WITHIN, async |link| prune::prune(link, retention, now).await)
+            .await
+    }
+
+    async fn backup(&self, _file: &Path) -> anyhow::Result<()> {
+        anyhow::bail!("a PostgreSQL database is backed up with its own tools, such as pg_dump")
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.pruner.close().await;
+        self.writer.close().await;
+    }
+}
