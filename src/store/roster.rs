@@ -129,9 +129,8 @@ impl Roster {
     /// The device with the same info that went offline most recently.
     fn resumable(&self, connect: &ConnectDevice) -> Option<DeviceId> {
         let gone = |row: &Row| {
-            let is_dead = |boot: BootId| {
-                !connect.live_boots.contains(&boot) && row.last_beat < connect.dead_before
-            };
+            let is_dead =
+                |boot: BootId| !connect.live_boots.contains(&boot) && row.last_beat < connect.dead_before;
             row.disconnected_at.is_some()
                 || row.connection.is_some_and(|connection| connect.let_go.contains(&connection))
                 || row.boot.is_none_or(is_dead)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tandem::model::{LoginId, Timestamp, UserId};
-use tandem::store::{Command, Reply};
+use tandem::store::{Bearer, Command, Reply};
 
 use super::bed::{Bed, account, login, state, write};
 
@@ -61,7 +61,10 @@ async fn a_login_is_good_until_it_ends(bed: &Bed) {
     let id = open.login;
     bed.store.commit(&[Command::OpenLogin(open)]).await.unwrap();
 
-    let good = async |user, login, at| bed.store.is_authorized(user, login, Timestamp(at)).await.unwrap();
+    let good = async |user, login, at| {
+        let bearer = Bearer { user, login, issued_at: Timestamp(0) };
+        bed.store.is_authorized(&bearer, Timestamp(at)).await.unwrap()
+    };
     assert!(good(user, None, 5).await);
     assert!(good(user, Some(id), 999).await);
     assert!(!good(user, Some(id), 1_000).await);

@@ -206,6 +206,9 @@ pub fn connect(user: UserId, boot: BootId, fingerprint: u64, at: i64) -> Connect
     ConnectDevice {
         user,
         login: None,
+        issued_at: Timestamp(0),
+        let_go: Vec::new(),
+        dead_before: Timestamp(i64::MAX),
         claimed: None,
         info: info(fingerprint),
         online: Vec::new(),
@@ -221,5 +224,5 @@ pub fn connect(user: UserId, boot: BootId, fingerprint: u64, at: i64) -> Connect
 pub fn writer(store: Arc<dyn Store>, tasks: &Tasks) -> Writer {
     let (committed, mut batches) = tokio::sync::mpsc::channel(64);
     tasks.spawn(async move { while batches.recv().await.is_some() {} });
-    Writer::start(store, committed, tasks, Arc::new(Metrics::new()))
+    Writer::start(store, None, committed, tasks, Arc::new(Metrics::new()))
 }

@@ -6,6 +6,8 @@
 mod chaos;
 #[path = "../support/chaos_frames.rs"]
 mod chaos_frames;
+#[path = "../support/chaos_resp.rs"]
+pub mod chaos_resp;
 #[path = "../support/port.rs"]
 mod port;
 #[path = "../support/postgres.rs"]

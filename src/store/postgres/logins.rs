@@ -150,7 +150,8 @@ pub async fn remove_user(
     user: UserId,
     at: Timestamp,
 ) -> Result<Option<Vec<Revoked>>, sqlx::Error> {
-    let removed = sqlx::query("DELETE FROM users WHERE id = $1").bind(user.0).execute(&mut *connection).await?;
+    let removed =
+        sqlx::query("DELETE FROM users WHERE id = $1").bind(user.0).execute(&mut *connection).await?;
     if removed.rows_affected() == 0 {
         return Ok(None);
     }
@@ -328,8 +329,7 @@ fn revocation_of(row: &PgRow) -> Result<Option<Revocation>, sqlx::Error> {
 /// The account of an e-mail address.
 pub async fn account(connection: &mut PgConnection, email: &str) -> Result<Option<Account>, sqlx::Error> {
     let text = format!("SELECT {ACCOUNT} FROM users WHERE email = $1");
-    let row =
-        sqlx::query(sqlx::AssertSqlSafe(text)).bind(holdable(email)).fetch_optional(connection).await?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(text)).bind(holdable(email)).fetch_optional(connection).await?;
     row.as_ref().map(account_in).transpose()
 }
 
@@ -373,9 +373,11 @@ pub async fn is_authorized(
     at: Timestamp,
 ) -> Result<bool, sqlx::Error> {
     let found = match bearer.login {
-        None => sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM users WHERE id = $1 AND tokens_since <= $2)")
-            .bind(bearer.user.0)
-            .bind(bearer.issued_at.0),
+        None => {
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM users WHERE id = $1 AND tokens_since <= $2)")
+                .bind(bearer.user.0)
+                .bind(bearer.issued_at.0)
+        }
         Some(login) => sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM logins
              WHERE id = $1 AND user_id = $2 AND revoked_at IS NULL AND expires_at > $3)",

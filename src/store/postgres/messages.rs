@@ -83,7 +83,10 @@ async fn insert(connection: &mut PgConnection, post: &PostMessage) -> Result<(),
 }
 
 /// Takes messages away; which of them were there.
-pub async fn take(connection: &mut PgConnection, take: &TakeMessages) -> Result<Vec<TakenMessage>, sqlx::Error> {
+pub async fn take(
+    connection: &mut PgConnection,
+    take: &TakeMessages,
+) -> Result<Vec<TakenMessage>, sqlx::Error> {
     let ids: Vec<&str> = take.ids.iter().map(MessageId::as_str).collect();
     let rows = sqlx::query(
         "DELETE FROM messages WHERE device_id = $1 AND user_id = $2 AND message_id = ANY($3)
@@ -95,7 +98,9 @@ pub async fn take(connection: &mut PgConnection, take: &TakeMessages) -> Result<
     .fetch_all(connection)
     .await?;
     rows.iter()
-        .map(|row| Ok(TakenMessage { id: message_id(row)?, source: DeviceId(row.try_get("source_device_id")?) }))
+        .map(|row| {
+            Ok(TakenMessage { id: message_id(row)?, source: DeviceId(row.try_get("source_device_id")?) })
+        })
         .collect()
 }
 

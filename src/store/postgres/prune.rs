@@ -53,8 +53,7 @@ pub async fn prune(
         revoked_devices: before(retention.revoked_devices),
     };
     let mut gone_through = 0;
-    for step in
-        [
+    for step in [
         Step::OpIds,
         Step::Moves,
         Step::Settled,
@@ -63,8 +62,7 @@ pub async fn prune(
         Step::OldTombstones,
         Step::CrowdedTombstones,
         Step::Ended,
-    ]
-    {
+    ] {
         sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(&mut *connection).await?;
         let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(hashtext('tandem.prune'))")
             .fetch_one(&mut *connection)
@@ -390,9 +388,9 @@ async fn forget_tombstones(connection: &mut PgConnection, ids: &[String]) -> Res
          ), floors AS (
              UPDATE users SET version_floor = greatest(version_floor, top.version),
                  pruned_seq = greatest(pruned_seq, top.seq),
-                 tombstones = greatest(0, tombstones - top.tombstones),
+                 tombstones = greatest(0, tombstones - top.gone),
                  kept_bytes = greatest(0, kept_bytes - coalesce(freed.bytes, 0))
-             FROM (SELECT user_id, max(version) AS version, max(seq) AS seq, count(*) AS tombstones
+             FROM (SELECT user_id, max(version) AS version, max(seq) AS seq, count(*) AS gone
                    FROM gone GROUP BY user_id) AS top
              LEFT JOIN (SELECT user_id, sum(bytes)::bigint AS bytes FROM history GROUP BY user_id) AS freed
                  ON freed.user_id = top.user_id

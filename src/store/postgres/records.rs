@@ -76,9 +76,7 @@ pub async fn apply_singly(
                 removed.insert(*user);
                 Reply::Revoked(logins::remove_user(connection, *user, *at).await?)
             }
-            Command::RevokeDevice(revoke) => {
-                Reply::Revoked(logins::revoke_device(connection, revoke).await?)
-            }
+            Command::RevokeDevice(revoke) => Reply::Revoked(logins::revoke_device(connection, revoke).await?),
             Command::MoveDevice(moved) => devices::move_to(connection, moved).await.map(|()| Reply::Done)?,
             Command::UpdateDevice(update) => Reply::Updated(devices::update(connection, update).await?),
             Command::PostMessage(post) => Reply::Posted(messages::post(connection, post).await?),

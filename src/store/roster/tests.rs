@@ -27,6 +27,9 @@ impl Case {
         ConnectDevice {
             user: self.user,
             login: None,
+            issued_at: Timestamp(0),
+            let_go: Vec::new(),
+            dead_before: Timestamp(i64::MAX),
             claimed: None,
             info: info(fingerprint),
             online: Vec::new(),
