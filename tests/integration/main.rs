@@ -7,6 +7,7 @@
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::large_futures,

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
-use sqlx::Row;
+use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::support::{Device, Node, within};
 
@@ -61,17 +63,31 @@ pub async fn write_until_acked(history: &History, user: usize, index: usize, dev
 
 /// All changes of a user as the database keeps them: seq to key, version and state.
 pub async fn stored_changes(node: &Node, user: &str) -> BTreeMap<u64, (String, u64, Value)> {
+    if node.database().starts_with("postgres://") {
+        let mut connection =
+            within(PgConnection::connect(node.database())).await.expect("the database can be reached");
+        let user: Uuid = user.parse().expect("a user's id is a UUID");
+        let text = CHANGES_OF_A_USER.replace('?', "$1");
+        let rows = sqlx::query(AssertSqlSafe(text)).bind(user).fetch_all(&mut connection);
+        return within(rows).await.expect("the changes can be read").iter().map(change).collect();
+    }
     let file = SqliteConnectOptions::new().filename(node.folder().join("tandem.db")).read_only(true);
     let pool = within(SqlitePool::connect_with(file)).await.expect("the database is a SQLite file");
     let rows = sqlx::query(CHANGES_OF_A_USER).bind(user.to_owned()).fetch_all(&pool);
     let rows = within(rows).await.expect("the changes can be read");
     pool.close().await;
-    let change = |row: &sqlx::sqlite::SqliteRow| {
-        let (seq, version): (i64, i64) = (row.get("seq"), row.get("version"));
-        let state = serde_json::from_str(row.get::<&str, _>("state")).expect("a state is JSON");
-        (seq as u64, (row.get("key"), version as u64, state))
-    };
     rows.iter().map(change).collect()
+}
+
+fn change<'r, R: Row>(row: &'r R) -> (u64, (String, u64, Value))
+where
+    &'static str: sqlx::ColumnIndex<R>,
+    i64: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+    String: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,
+{
+    let (seq, version): (i64, i64) = (row.get("seq"), row.get("version"));
+    let state = serde_json::from_str(&row.get::<String, _>("state")).expect("a state is JSON");
+    (seq as u64, (row.get("key"), version as u64, state))
 }
 
 const CHANGES_OF_A_USER: &str = "SELECT seq, session_key AS key, version, data AS state \

@@ -1,6 +1,6 @@
 //! A store to ask, with a database of its own behind it, and short ways to say what the cases need.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use tandem::drain::Tasks;
 use tandem::merge::{self, OnConflict};
@@ -13,12 +13,8 @@ use tandem::store::{
 };
 use tandem::telemetry::metrics::Metrics;
 use tempfile::TempDir;
-use tokio::sync::Mutex;
 
 use super::support::{ChaosProxy, Postgres};
-
-/// One server for the tests of this process that run at the same time; it ends with the last of them.
-static SERVER: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
 
 pub struct Bed {
     pub store: Arc<dyn Store>,
@@ -45,7 +41,7 @@ impl Bed {
     }
 
     pub async fn postgres() -> Self {
-        let server = server().await;
+        let server = Postgres::shared().await;
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
         server.query(&format!("CREATE DATABASE {name}"));
         let url = server.url().replace("/postgres", &format!("/{name}"));
@@ -101,16 +97,6 @@ impl Bed {
     pub async fn user(&self) -> UserId {
         new_user(&*self.store).await
     }
-}
-
-async fn server() -> Arc<Postgres> {
-    let mut shared = SERVER.lock().await;
-    if let Some(server) = shared.upgrade() {
-        return server;
-    }
-    let server = Arc::new(Postgres::start().await);
-    *shared = Arc::downgrade(&server);
-    server
 }
 
 pub fn account(email: &str) -> NewAccount {

@@ -39,6 +39,7 @@ mod bed;
 mod devices;
 mod faults;
 mod locks;
+mod logins;
 mod nodes;
 mod pruning;
 mod reads;

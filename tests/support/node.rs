@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Account, Exit, JWT_SECRET, Process, Rest, eventually, within};
+use super::{Account, Exit, JWT_SECRET, Postgres, Process, Rest, eventually, within};
 
 /// How often a restart tries to get its old port back.
 const PORT_ATTEMPTS: u32 = 20;
@@ -108,6 +109,7 @@ pub struct Node {
     env: Env,
     folder: PathBuf,
     _own_folder: Option<TempDir>,
+    _server: Option<Arc<Postgres>>,
 }
 
 impl Node {
@@ -118,13 +120,25 @@ impl Node {
         Self { _own_folder: Some(own), ..Self::start_in(&folder, env).await }
     }
 
-    /// Starts a node whose database is in `folder`, which several may share and which outlives it.
+    /// Starts a node whose database is in `folder`, which several may share and which outlives it; with
+    /// `TANDEM_TEST_STORE=postgres` it is a PostgreSQL database that goes by that folder's name.
     pub async fn start_in(folder: &Path, env: &Env) -> Self {
         let mut env = env.clone();
-        let database = format!("sqlite://{}", folder.join("tandem.db").display());
-        env.vars.entry("DATABASE_URL".to_owned()).or_insert(database);
+        let mut server = None;
+        if !env.vars.contains_key("DATABASE_URL") {
+            let database = match std::env::var("TANDEM_TEST_STORE").as_deref() {
+                Ok("postgres") => {
+                    let (shared, url) = Postgres::database_of(folder).await;
+                    server = Some(shared);
+                    url
+                }
+                _ => format!("sqlite://{}", folder.join("tandem.db").display()),
+            };
+            env.vars.insert("DATABASE_URL".to_owned(), database);
+        }
         let (process, address) = listening(folder, &env).await.unwrap_or_else(|error| panic!("{error}"));
-        let node = Self { process, address, env, folder: folder.to_owned(), _own_folder: None };
+        let node =
+            Self { process, address, env, folder: folder.to_owned(), _own_folder: None, _server: server };
         node.ready().await;
         node
     }
@@ -141,6 +155,11 @@ impl Node {
     /// Where its database lies.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The URL of its database.
+    pub fn database(&self) -> &str {
+        &self.env.vars["DATABASE_URL"]
     }
 
     pub fn process_id(&self) -> u32 {

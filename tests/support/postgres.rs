@@ -2,11 +2,13 @@
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Weak};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
 use super::port::free_port;
 use super::{Process, within_secs};
@@ -23,7 +25,46 @@ pub struct Postgres {
     folder: TempDir,
 }
 
+/// One server for the tests of this process that run at the same time; it ends with the last of them.
+static SHARED: Mutex<Weak<Postgres>> = Mutex::const_new(Weak::new());
+
+fn crc(folder: &Path) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    folder.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Postgres {
+    /// The server that tests share.
+    pub async fn shared() -> Arc<Self> {
+        let mut shared = SHARED.lock().await;
+        if let Some(server) = shared.upgrade() {
+            return server;
+        }
+        let server = Arc::new(Self::start().await);
+        *shared = Arc::downgrade(&server);
+        server
+    }
+
+    /// A database of the shared server that goes by the name of a folder, made if need be, and its URL.
+    pub async fn database_of(folder: &Path) -> (Arc<Self>, String) {
+        let server = Self::shared().await;
+        let name: String = folder
+            .display()
+            .to_string()
+            .chars()
+            .map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '_' })
+            .collect();
+        // Upper and lower case differ in temporary folders' names; this tells them apart.
+        let name = format!("f{}{:x}", name, crc(folder));
+        if server.query(&format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'")).trim() == "0" {
+            server.query(&format!("CREATE DATABASE {name}"));
+        }
+        let url = server.url().replace("/postgres", &format!("/{name}"));
+        (server, url)
+    }
+
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         if let Some((user, group)) = other_user() {
