@@ -46,6 +46,7 @@ mod logins;
 mod mailbox;
 mod messages;
 mod model;
+mod one_key;
 mod operator;
 mod positions;
 mod power_cut;
