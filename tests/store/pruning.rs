@@ -15,6 +15,9 @@ on_every_store!(
     a_revived_key_is_no_tombstone,
     op_ids_go_after_a_day,
     a_catch_up_past_pruned_changes_brings_what_is_present,
+    a_catch_up_past_a_forgotten_deletion_says_so,
+    a_clock_that_ran_ahead_holds_nothing_up,
+    a_users_history_keeps_within_its_bytes_whatever_its_age,
 );
 
 const MINUTE: i64 = 60_000;
@@ -26,11 +29,17 @@ fn at(time: i64, write: SessionWrite) -> SessionWrite {
 }
 
 async fn prune(bed: &Bed, now: i64) {
+    prune_to(bed, &Retention::default(), now).await;
+}
+
+/// Prunes until nothing is left to do; how many goes it took.
+async fn prune_to(bed: &Bed, retention: &Retention, now: i64) -> u32 {
     let mut goes = 0;
-    while bed.store.prune(&Retention::default(), Timestamp(START + now)).await.unwrap() > 0 {
+    while bed.store.prune(retention, Timestamp(START + now)).await.unwrap() > 0 {
         goes += 1;
         assert!(goes < 1_000, "it comes to an end");
     }
+    goes
 }
 
 async fn versions(bed: &Bed, user: UserId, name: &str) -> Vec<u64> {
@@ -154,4 +163,72 @@ async fn a_catch_up_past_pruned_changes_brings_what_is_present(bed: &Bed) {
     assert_eq!((caught_up.up_to, caught_up.more), (Seq(102), false));
     let kept = bed.store.changes_after(user, Seq(90)).await.unwrap();
     assert_eq!(kept.changes.len(), 12, "from here on nothing is missing");
+}
+
+async fn a_catch_up_past_a_forgotten_deletion_says_so(bed: &Bed) {
+    let user = bed.user().await;
+    written(&*bed.store, at(0, write(user, "a", "1"))).await;
+    written(&*bed.store, at(0, delete(user, "a"))).await;
+    written(&*bed.store, at(8 * DAY, write(user, "b", "1"))).await;
+    prune(bed, 8 * DAY).await;
+
+    let caught_up = bed.store.changes_after(user, Seq(1)).await.unwrap();
+    assert!(caught_up.forgotten && caught_up.changes.is_empty(), "{caught_up:?}");
+    assert_eq!(caught_up.up_to, Seq(3));
+    let caught_up = bed.store.changes_after(user, Seq(2)).await.unwrap();
+    assert!(!caught_up.forgotten && caught_up.changes.len() == 1, "{caught_up:?}");
+}
+
+async fn a_clock_that_ran_ahead_holds_nothing_up(bed: &Bed) {
+    let user = bed.user().await;
+    written(&*bed.store, at(300 * DAY, write(user, "ahead", "1"))).await;
+    commit(&*bed.store, (0..40).map(|i| at(0, write(user, "a", &i.to_string())))).await;
+
+    prune(bed, 20 * MINUTE).await;
+
+    assert_eq!(versions(bed, user, "a").await.len(), 20);
+}
+
+async fn a_users_history_keeps_within_its_bytes_whatever_its_age(bed: &Bed) {
+    let retention = Retention { history_bytes_per_user: 10_000, ..Retention::default() };
+    let (user, other) = (bed.user().await, bed.user().await);
+    let state = |i: usize| format!("\"{i:03}{}\"", "x".repeat(995));
+    written(&*bed.store, at(0, write(user, "old", &state(0)))).await;
+    commit(&*bed.store, (0..15).map(|i| at(0, write(user, "a", &state(i))))).await;
+    commit(&*bed.store, (0..11).map(|i| at(0, write(other, "a", &state(i))))).await;
+
+    prune_to(bed, &retention, 1).await;
+
+    assert_eq!(
+        versions(bed, user, "a").await,
+        (5..=15).collect::<Vec<_>>(),
+        "ten of 1,000 bytes, and 15 is now"
+    );
+    assert_eq!(versions(bed, user, "old").await, [1], "what is current is no history");
+    assert_eq!(versions(bed, other, "a").await.len(), 11, "exactly the bound is fine");
+    assert_eq!(prune_to(bed, &retention, 2).await, 0);
+    // One more for each: the bound goes on holding.
+    written(&*bed.store, at(2, write(user, "old", &state(1)))).await;
+    written(&*bed.store, at(2, write(other, "a", "1"))).await;
+    prune_to(bed, &retention, 3).await;
+    assert_eq!(versions(bed, user, "old").await, [2], "the oldest went");
+    assert_eq!(versions(bed, user, "a").await.len(), 11);
+    assert_eq!(versions(bed, other, "a").await, (2..=12).collect::<Vec<_>>());
+}
+
+/// SQLite has one writer, and reads the pages that it frees.
+#[tokio::test]
+async fn sqlite_forgets_much_history_in_small_transactions() {
+    let bed = &Bed::sqlite().await;
+    let retention = Retention { history_bytes_per_user: 1_000_000, ..Retention::default() };
+    let user = bed.user().await;
+    let state = format!("\"{}\"", "x".repeat(250_000));
+    for _ in 0..4 {
+        commit(&*bed.store, (0..16).map(|_| at(0, write(user, "a", &state)))).await;
+    }
+
+    let goes = prune_to(bed, &retention, 1).await;
+
+    assert_eq!(versions(bed, user, "a").await, [61, 62, 63, 64], "and 64 is now");
+    assert!(goes >= 7, "15 MB of it, about 2 MiB at a go: {goes}");
 }

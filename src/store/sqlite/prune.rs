@@ -423,6 +423,3 @@ async fn forget_tombstones(connection: &mut SqliteConnection, ids: Vec<String>) 
         .await?;
     Ok(condemned.ids.len() as u64 + deleted.rows_affected())
 }
-
-#[cfg(test)]
-mod tests;
