@@ -178,6 +178,7 @@ impl Config {
         let mut reader = Reader { sources, mistakes: Vec::new() };
         let config = reader.read();
         reader.check_secrets(&config);
+        reader.check_replica(&config);
         if reader.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(reader.mistakes)) }
     }
 }
@@ -358,6 +359,12 @@ impl Reader<'_> {
             self.mistakes.push("LITESTREAM_SOCKET: is required with DURABILITY=replicated".to_owned());
         }
         socket.map(|socket| replica::Settings { socket, acks_wait })
+    }
+
+    fn check_replica(&mut self, config: &Config) {
+        if config.replica.is_some() && !matches!(config.database, Database::Sqlite { .. }) {
+            self.mistakes.push("LITESTREAM_SOCKET: Litestream copies SQLite databases only".to_owned());
+        }
     }
 
     fn redis_url(&mut self) -> Option<Secret> {

@@ -89,6 +89,23 @@ fn a_postgres_url_needs_a_secret_and_is_one() {
 }
 
 #[test]
+fn acks_wait_only_for_a_copy_that_there_can_be() {
+    let found = mistakes(&[("DURABILITY", "replicated")]);
+    assert_eq!(found, ["LITESTREAM_SOCKET: is required with DURABILITY=replicated"]);
+    let socket = ("LITESTREAM_SOCKET", "/run/litestream.sock");
+    let config = Config::load(&sources(&[("DURABILITY", "replicated"), socket])).unwrap();
+    assert!(config.replica.is_some_and(|replica| replica.acks_wait));
+    let config = Config::load(&sources(&[socket])).unwrap();
+    assert!(config.replica.is_some_and(|replica| !replica.acks_wait), "its age is told all the same");
+    let found = mistakes(&[
+        ("DATABASE_URL", "postgres://tandem@127.0.0.1/tandem"),
+        ("JWT_SECRET", "0f5b2a77c1e94d60b8a3c9d2e7f41856"),
+        socket,
+    ]);
+    assert_eq!(found, ["LITESTREAM_SOCKET: Litestream copies SQLite databases only"]);
+}
+
+#[test]
 fn an_env_file_has_comments_quotes_and_exports() {
     let text = "# comment\nA=1\nexport B = \"two words\"\nC='x # y' # why\nD=plain # why\n\n";
     let values = parse_env_file(text).unwrap();
