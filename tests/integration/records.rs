@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 
-use crate::support::{Account, Device, Env, Exit, Node, legacy_token, run_to_exit};
+use crate::support::{Account, Device, Env, Exit, Node, Postgres, legacy_token, run_to_exit, within_secs};
 
 const ANN: &str = "6d1c8f0e-51c6-4f7d-9b0a-3f1f6a1f2b01";
 const BOB: &str = "6d1c8f0e-51c6-4f7d-9b0a-3f1f6a1f2b02";
@@ -182,4 +182,37 @@ async fn an_export_holds_all_that_is_kept_of_a_user_and_nothing_of_another() {
     }
     let exit = run(folder.path(), &["export", "nobody@example.test"]).await;
     assert!(exit.code == Some(1) && exit.output.contains("There is no user"), "{}", exit.output);
+}
+
+#[tokio::test]
+async fn users_come_over_to_postgresql_and_an_operator_works_there_as_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    seed_database(folder.path(), &[]).await.close().await.unwrap();
+    let server = Postgres::start().await;
+    let env = Env::new().set("DATABASE_URL", server.url());
+    let run = async |args: &[&str]| {
+        let exit = run_to_exit(&args.iter().fold(env.clone(), |env, arg| env.arg(arg))).await;
+        assert_eq!(exit.code, Some(0), "{args:?}: {}", exit.output);
+        exit.output
+    };
+
+    let said = run(&["import", folder.path().join("seed.db").to_str().unwrap()]).await;
+    assert!(said.contains("2 users with 1 devices and 2 session keys came in"), "{said}");
+    let exported: Value = serde_json::from_str(&run(&["export", "ann@example.test"]).await).unwrap();
+    assert_eq!((&exported["user"]["id"], &exported["devices"][0]["id"]), (&json!(ANN), &json!(PHONE)));
+    assert_eq!(exported["history"].as_array().unwrap().len(), 2, "{exported}");
+
+    let node = Node::start(&env).await;
+    let login = json!({"email": "ann@example.test", "password": PASSWORD});
+    let ann = owner(ANN, &node.rest().post("/api/auth/login", &login).await.expect(200)["token"]);
+    let mut phone = Device::options(&node, &ann).auth("deviceId", PHONE).connect().await;
+    assert_eq!(phone.id(), PHONE);
+    let before = phone.restored()["epoch"].clone();
+    let said = run(&["new-epoch"]).await;
+    let restored = within_secs(20, phone.restored_again()).await;
+    assert_eq!(restored["mode"], "full");
+    assert_ne!(restored["epoch"], before);
+    assert!(said.contains(restored["epoch"].as_str().unwrap()), "{said}");
+    let refused = run_to_exit(&env.clone().arg("backup").arg("/tmp/never")).await;
+    assert!(refused.code == Some(1) && refused.output.contains("pg_dump"), "{}", refused.output);
 }

@@ -211,6 +211,8 @@ impl Commits {
         records::apply_singly(connection, batch, &mut removed, replies).await?;
         let mut heads = locked.heads;
         heads.retain(|user, _| !removed.contains(user));
+        // Who came in with this batch could not be locked before, and nobody else sees them yet.
+        heads.extend(users::imported(batch, replies));
         writes::apply(connection, batch, heads, bounds, replies).await
     }
 

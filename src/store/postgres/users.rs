@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::sql::{self, number, seq, version};
 use crate::model::{Timestamp, UserId};
-use crate::store::Command;
 use crate::store::batch::Head;
+use crate::store::{Command, Reply};
 
 /// How long users who were skipped before are waited for while others of the
 /// batch wait as well. Whoever waits is next in turn at the server, and a
@@ -60,6 +60,16 @@ pub fn of(command: &Command) -> Option<UserId> {
         | Command::OpenLogin(_)
         | Command::Beat { .. } => None,
     }
+}
+
+/// The heads of those whom `batch` has brought in.
+pub fn imported(batch: &[Command], replies: &[Reply]) -> impl Iterator<Item = (UserId, Head)> {
+    batch.iter().zip(replies).filter_map(|(command, reply)| match (command, reply) {
+        (Command::ImportAccount(import), Reply::AccountCreated(true)) => {
+            Some((import.account.user, Head::default()))
+        }
+        _ => None,
+    })
 }
 
 /// Locks the users of `batch` until the transaction ends. Those in `patiently`
