@@ -137,6 +137,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             refresh_tokens: RefreshTokens::new(&secret, config.jwt_secret_previous.as_ref()),
             hasher: hasher(&config)?,
             metrics: metrics.clone(),
+            backplane: joined.backplane.clone(),
         },
         auth_settings(&config),
     ));

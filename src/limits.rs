@@ -1,11 +1,8 @@
-//! Token buckets: how much of something a device, user or address may do.
+//! Token buckets: how much of something a device or user may do on this node.
 //!
 //! A bucket is a function of its own state and the time it is given; the caller
 //! brings the clock, so a table of cases tests it.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Fills at `per_second` up to `burst`.
@@ -15,13 +12,6 @@ pub struct Rate {
     pub per_second: f64,
     /// Tokens when full.
     pub burst: f64,
-}
-
-impl Rate {
-    /// `per_minute` a minute, all of them at once if nobody came for a minute.
-    pub fn per_minute(per_minute: u32) -> Self {
-        Self { per_second: f64::from(per_minute) / 60.0, burst: f64::from(per_minute) }
-    }
 }
 
 /// How full one bucket is.
@@ -56,43 +46,6 @@ impl Bucket {
         self.tokens = (self.tokens + gone * rate.per_second).min(rate.burst);
         self.at = self.at.max(now);
     }
-
-    fn is_full(&self, rate: Rate, now: Instant) -> bool {
-        let mut filled = *self;
-        filled.fill(rate, now);
-        filled.tokens >= rate.burst
-    }
-}
-
-/// Buckets by key, for strangers: addresses and e-mails. Bounded: full buckets
-/// are forgotten, since a new one would be full too.
-pub struct Throttle<K> {
-    rate: Option<Rate>,
-    buckets: Mutex<HashMap<K, Bucket>>,
-}
-
-/// Keys after which full buckets are looked for.
-const BUCKETS_BEFORE_SWEEP: usize = 10_000;
-
-impl<K: Hash + Eq> Throttle<K> {
-    /// `per_minute` for each key; 0 lets everybody through.
-    pub fn per_minute(per_minute: u32) -> Self {
-        let rate = (per_minute > 0).then(|| Rate::per_minute(per_minute));
-        Self { rate, buckets: Mutex::default() }
-    }
-
-    /// Counts one try of `key`.
-    ///
-    /// # Errors
-    /// How long to wait.
-    pub fn try_one(&self, key: K, now: Instant) -> Result<(), Duration> {
-        let Some(rate) = self.rate else { return Ok(()) };
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= BUCKETS_BEFORE_SWEEP && !buckets.contains_key(&key) {
-            buckets.retain(|_, bucket| !bucket.is_full(rate, now));
-        }
-        buckets.entry(key).or_insert_with(|| Bucket::full(rate, now)).take(1.0, rate, now)
-    }
 }
 
 #[cfg(test)]
@@ -111,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_wait_it_names_is_enough() {
-        let rate = Rate::per_minute(10);
+        let rate = Rate { per_second: 1.0 / 6.0, burst: 10.0 };
         let start = Instant::now();
         let mut bucket = Bucket::full(rate, start);
         while bucket.take(1.0, rate, start).is_ok() {}
@@ -127,15 +80,5 @@ mod tests {
         assert!(bucket.take(30.0, rate, start).is_ok());
         assert!(bucket.take(1.0, rate, start + Duration::from_secs(1)).is_err());
         assert!(bucket.take(1.0, rate, start + Duration::from_secs(3)).is_ok());
-    }
-
-    #[test]
-    fn a_throttle_counts_each_key_apart_and_forgets_full_ones() {
-        let throttle = Throttle::per_minute(2);
-        let now = Instant::now();
-        assert!(throttle.try_one("a", now).is_ok() && throttle.try_one("a", now).is_ok());
-        assert!(throttle.try_one("a", now).is_err());
-        assert!(throttle.try_one("b", now).is_ok());
-        assert!(Throttle::per_minute(0).try_one("a", now).is_ok());
     }
 }

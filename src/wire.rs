@@ -15,6 +15,10 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::model::{Change, ConnectionId, DeviceId, Timestamp};
 
+/// The number by which a client knows an answer. Clients count from 0; what else
+/// they choose comes back digit for digit.
+pub type AckId = u128;
+
 /// The longest header of an unmasked WebSocket frame (RFC 6455, 5.2), and the
 /// Engine.IO type `4` (message) behind it.
 const HEAD_BYTES_MAX: usize = 11;
@@ -110,12 +114,12 @@ pub fn event_of(name: &str, body: &impl Serialize) -> Frame {
 }
 
 /// The answer to an event that asked for one.
-pub fn ack(id: u64, body: &str) -> Frame {
+pub fn ack(id: AckId, body: &str) -> Frame {
     Draft::of(&["3", &id.to_string(), "[", body, "]"])
 }
 
 /// The answer that refuses.
-pub fn refusal(id: u64, failure: &Failure) -> Frame {
+pub fn refusal(id: AckId, failure: &Failure) -> Frame {
     ack(id, &format!("{{\"ok\":false,\"error\":{}}}", json(failure)))
 }
 

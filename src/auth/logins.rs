@@ -120,7 +120,7 @@ impl AuthService {
 
     /// Guarded like a login: a stolen token must not help to guess the password.
     async fn check_password(&self, account: &Account, password: &str) -> Outcome<()> {
-        self.admit_password(&account.email)?;
+        self.admit_password(&account.email).await?;
         let fits = password.len() <= password::BYTES_MAX;
         let hash = Some(account.password_hash.clone()).filter(|_| fits);
         if self.hasher.verify(password, hash).await? { Ok(()) } else { Err(self.invalid_credentials()) }

@@ -8,11 +8,13 @@ pub mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
+use crate::backplane::{Backplane, Rate, Taken};
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::Hub;
-use crate::limits::Throttle;
 use crate::model::{Clock, LoginId, Timestamp, UserId};
 use crate::store::{Account, Bearer, NewAccount, NewLogin, Store, Writer};
 use crate::telemetry::metrics::Metrics;
@@ -78,6 +80,8 @@ pub struct Parts {
     pub refresh_tokens: RefreshTokens,
     pub hasher: Hasher,
     pub metrics: Arc<Metrics>,
+    /// Where all nodes count tries together.
+    pub backplane: Arc<dyn Backplane>,
 }
 
 /// See the module's comment.
@@ -89,31 +93,39 @@ pub struct AuthService {
     refresh_tokens: RefreshTokens,
     hasher: Hasher,
     settings: Settings,
-    by_email: Throttle<String>,
-    by_address: Throttle<IpAddr>,
     metrics: Arc<Metrics>,
+    backplane: Arc<dyn Backplane>,
 }
 
 impl AuthService {
     /// A service made of `parts`.
     pub fn new(parts: Parts, settings: Settings) -> Self {
-        let by_email = Throttle::per_minute(settings.logins_per_email);
-        let by_address = Throttle::per_minute(settings.auth_per_address);
-        let Parts { store, writer, hub, tokens, refresh_tokens, hasher, metrics } = parts;
-        Self { store, writer, hub, tokens, refresh_tokens, hasher, settings, by_email, by_address, metrics }
+        let Parts { store, writer, hub, tokens, refresh_tokens, hasher, metrics, backplane } = parts;
+        Self { store, writer, hub, tokens, refresh_tokens, hasher, settings, metrics, backplane }
     }
 
     /// Counts one try of `address` at register, login or refresh.
     ///
     /// # Errors
     /// `rate_limited` with the wait.
-    pub fn admit(&self, address: IpAddr) -> Outcome<()> {
-        self.by_address.try_one(address, Instant::now()).map_err(|wait| self.throttled(wait))
+    pub async fn admit(&self, address: IpAddr) -> Outcome<()> {
+        self.count(&format!("address:{address}"), self.settings.auth_per_address).await
     }
 
-    fn throttled(&self, wait: Duration) -> Failure {
-        self.metrics.logins_throttled.increment(1);
-        Failure::rate_limited(wait.as_millis() as u64)
+    /// Counts one try against a bucket that all nodes share, or against this
+    /// node's own while they cannot. 0 a minute lets everybody through.
+    async fn count(&self, bucket: &str, per_minute: u32) -> Outcome<()> {
+        if per_minute == 0 {
+            return Ok(());
+        }
+        let rate = Rate { capacity: per_minute, per_second: f64::from(per_minute) / 60.0 };
+        match self.backplane.take_token(bucket, rate).await {
+            Taken::Allowed => Ok(()),
+            Taken::Limited { retry_after } => {
+                self.metrics.logins_throttled.increment(1);
+                Err(Failure::rate_limited(retry_after.as_millis() as u64))
+            }
+        }
     }
 
     /// Makes an account and logs it in.
@@ -153,7 +165,7 @@ impl AuthService {
             // No account has such an address or password.
             return Err(self.invalid_credentials());
         }
-        self.admit_password(&email)?;
+        self.admit_password(&email).await?;
         let account = self.store.account(&email).await?;
         let hash = account.as_ref().map(|account| account.password_hash.clone());
         let matches = self.hasher.verify(password, hash).await?;
@@ -168,8 +180,12 @@ impl AuthService {
     }
 
     /// Counts one try of a password of `email`.
-    fn admit_password(&self, email: &str) -> Outcome<()> {
-        self.by_email.try_one(email.to_owned(), Instant::now()).map_err(|wait| self.throttled(wait))
+    async fn admit_password(&self, email: &str) -> Outcome<()> {
+        // Its hash: addresses are nobody's business in Redis.
+        let digest = Sha256::digest(email);
+        let bucket =
+            digest.iter().take(16).fold("email:".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+        self.count(&bucket, self.settings.logins_per_email).await
     }
 
     fn invalid_credentials(&self) -> Failure {

@@ -19,7 +19,7 @@ pub async fn register(
     ClientAddress(address): ClientAddress,
     fields: Fields,
 ) -> Answer {
-    auth.admit(address)?;
+    auth.admit(address).await?;
     check_device_info(fields.get("deviceInfo"))?;
     let session = auth.register(fields.string("email")?, fields.string("password")?).await?;
     Ok(json_body(StatusCode::CREATED, body(&session)))
@@ -41,7 +41,7 @@ pub async fn login(
     ClientAddress(address): ClientAddress,
     fields: Fields,
 ) -> Answer {
-    auth.admit(address)?;
+    auth.admit(address).await?;
     let session = auth.login(fields.string("email")?, fields.string("password")?).await?;
     Ok(json_body(StatusCode::OK, body(&session)))
 }
@@ -62,7 +62,7 @@ pub async fn refresh(
     ClientAddress(address): ClientAddress,
     fields: Fields,
 ) -> Answer {
-    auth.admit(address)?;
+    auth.admit(address).await?;
     let refreshed = auth.refresh(fields.string("refreshToken")?).await?;
     let body = json!({
         "token": refreshed.token,

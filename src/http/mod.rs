@@ -6,6 +6,7 @@
 mod accounts;
 pub mod cors;
 mod devices;
+mod docs;
 mod error;
 mod extract;
 mod ops;
@@ -75,6 +76,10 @@ pub fn routes(services: Services) -> Router {
         .route("/api/health/live", get(ops::live))
         .route("/api/health/ready", get(ops::ready))
         .route("/metrics", get(ops::local_metrics))
+        .route("/api/openapi.json", get(docs::openapi))
+        .route("/docs", get(docs::page))
+        .route("/docs/page.css", get(docs::style))
+        .route("/docs/page.js", get(docs::script))
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::no_method)
         .layer(axum::middleware::from_fn_with_state(services.clone(), ops::guard))

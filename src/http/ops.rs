@@ -78,7 +78,7 @@ pub async fn local_metrics(State(services): State<Services>, request: Request) -
 pub async fn guard(State(_services): State<Services>, request: Request, next: Next) -> Response {
     let over_cap = request.extensions().get::<Peer>().is_some_and(|peer| peer.over_cap);
     let is_probe = request.uri().path().starts_with("/api/health");
-    let request_id = uuid::Uuid::now_v7().to_string();
+    let request_id = request_id(&request);
     let span = tracing::debug_span!("http", http.method = %request.method(), request.id = request_id);
     let mut response = if over_cap && !is_probe {
         let failure = Failure::new(Code::TooManyConnections, "This node has too many connections.");
@@ -92,7 +92,30 @@ pub async fn guard(State(_services): State<Services>, request: Request, next: Ne
     if let Ok(value) = HeaderValue::try_from(request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);
     }
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    for (name, value) in SAFE_HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
     response
+}
+
+/// What every answer says unless it says otherwise: it is data, for whoever asked.
+const SAFE_HEADERS: [(HeaderName, &str); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+];
+
+/// Characters of a request id that a caller may choose.
+const REQUEST_ID_CHARS_MAX: usize = 64;
+
+/// The caller's own id for the request, if it is a plain word, or a new one.
+fn request_id(request: &Request) -> String {
+    let is_plain = |id: &&str| {
+        (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let given = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).filter(is_plain);
+    given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }

@@ -20,7 +20,7 @@ use crate::merge::OnConflict;
 use crate::model::{Clock, DeviceId, Epoch, Seq, SessionKey, Version};
 use crate::store::{Selection, SessionWrite, WriteChange};
 use crate::sync::{OP_ID_CHARS_MAX, Pending, ack_body};
-use crate::wire;
+use crate::wire::{self, AckId};
 
 /// Writes of one socket that may wait for their commit at a time.
 const PENDING_MAX: usize = 256;
@@ -35,7 +35,7 @@ const TYPE_BYTES_MAX: usize = 1_024;
 const COALESCE_BYTES_MAX: usize = 128;
 
 /// Handles an event that needs nobody to wait. False: it needs a worker.
-pub fn handle_at_once(session: &Session, id: Option<u64>, json: &str) -> bool {
+pub fn handle_at_once(session: &Session, id: Option<AckId>, json: &str) -> bool {
     let Some(who) = session.who() else { return true };
     let event = match fields::named(json) {
         Ok(event) => event,
@@ -58,14 +58,14 @@ pub fn handle_at_once(session: &Session, id: Option<u64>, json: &str) -> bool {
 
 /// A write that waits for its commit, and the answer it owes.
 struct Owed {
-    id: Option<u64>,
+    id: Option<AckId>,
     name: &'static str,
     key: SessionKey,
     pending: Pending,
 }
 
 /// Handles `json` and whatever follows it, until the inbox is empty.
-pub async fn work(session: &Arc<Session>, id: Option<u64>, json: Box<str>) {
+pub async fn work(session: &Arc<Session>, id: Option<AckId>, json: Box<str>) {
     let mut owed = VecDeque::new();
     let mut next = Some((id, json));
     loop {
@@ -92,7 +92,7 @@ pub async fn work(session: &Arc<Session>, id: Option<u64>, json: Box<str>) {
     }
 }
 
-async fn one(session: &Arc<Session>, id: Option<u64>, json: &str, owed: &mut VecDeque<Owed>) {
+async fn one(session: &Arc<Session>, id: Option<AckId>, json: &str, owed: &mut VecDeque<Owed>) {
     let Some(who) = session.who() else { return };
     let event = match fields::named(json) {
         Ok(event) => event,
@@ -304,6 +304,7 @@ fn realtime(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<
             Failure::new(Code::TooLarge, "The payload is too large.").with("limit", "LIMIT_REALTIME_BYTES")
         );
     }
+    fields::bounded_depth(payload)?;
     let to = event.to.filter(|to| to.get() != "null").map(|to| targets(to, "to")).transpose()?;
     let coalesce: Option<String> = fields::optional(event.coalesce, "coalesce", "a string")?;
     let class = match coalesce {

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure, Outcome};
+use crate::merge;
 
 /// An event's name and its first argument.
 #[derive(Debug)]
@@ -27,6 +28,20 @@ pub fn named(json: &str) -> Outcome<Named<'_>> {
     let name =
         arguments.first().and_then(|name| serde_json::from_str(name.get()).ok()).ok_or_else(invalid)?;
     Ok(Named { name, payload: arguments.get(1).copied() })
+}
+
+/// Containers around a value that is passed on.
+const DEPTH_MAX: usize = 64;
+
+/// Looks that what is passed on is nested no deeper than a state may be.
+///
+/// # Errors
+/// `too_deep`.
+pub fn bounded_depth(json: &str) -> Outcome<()> {
+    if merge::depth(json) > DEPTH_MAX {
+        return Err(Failure::new(Code::TooDeep, "It is nested too deep.").with("limit", "depth"));
+    }
+    Ok(())
 }
 
 /// Reads a payload that must be an object of the shape `T`.

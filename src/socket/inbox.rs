@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::wire::AckId;
+
 /// Events that may wait.
 const EVENTS_MAX: usize = 512;
 
@@ -18,7 +20,7 @@ const BYTES_MAX: usize = 2 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arrived {
     /// The answer it asks for.
-    pub id: Option<u64>,
+    pub id: Option<AckId>,
     /// `["name", payload, ...]`.
     pub json: Box<str>,
 }
@@ -60,7 +62,7 @@ impl Inbox {
     }
 
     /// Asks for a turn. Only an event that must wait is copied.
-    pub fn arrive(&self, id: Option<u64>, json: &str) -> Turn {
+    pub fn arrive(&self, id: Option<AckId>, json: &str) -> Turn {
         let mut state = self.lock();
         if state.closed {
             return Turn::Full;

@@ -12,7 +12,7 @@ use super::{events, fields};
 use crate::failure::{Code, Failure, Outcome};
 use crate::mailbox::{Post, Receipts, TTL_SECONDS_MAX, Target};
 use crate::model::{DeviceId, MessageId};
-use crate::wire;
+use crate::wire::{self, AckId};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,7 +35,7 @@ struct MessagePayload<'a> {
 pub async fn send(
     session: &Arc<Session>,
     who: Who,
-    id: Option<u64>,
+    id: Option<AckId>,
     payload: Option<&RawValue>,
 ) -> Outcome<()> {
     let event: MessagePayload<'_> = fields::object(payload)?;
@@ -45,6 +45,7 @@ pub async fn send(
             Failure::new(Code::TooLarge, "The message is too large.").with("limit", "LIMIT_MESSAGE_BYTES")
         );
     }
+    fields::bounded_depth(message)?;
     let post = Post {
         user: who.user,
         source: who.device,

@@ -3,6 +3,8 @@
 //!
 //! The JSON stays text: only whoever needs a part parses it.
 
+use crate::wire::AckId;
+
 /// A packet, its JSON untouched.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
@@ -11,7 +13,7 @@ pub struct Packet<'a> {
     /// `/` unless it says otherwise.
     pub namespace: &'a str,
     /// The answer it asks for, or gives.
-    pub id: Option<u64>,
+    pub id: Option<AckId>,
     /// Binary messages that follow and belong to it.
     pub attachments: u32,
     /// The rest.
@@ -39,6 +41,9 @@ pub enum Kind {
 
 /// Attachments that one packet may announce.
 pub const ATTACHMENTS_MAX: u32 = 64;
+
+/// Digits of an id: as many as an [`AckId`] holds.
+const ACK_ID_DIGITS_MAX: usize = 38;
 
 /// Not a packet of this protocol.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,12 +82,17 @@ pub fn parse(text: &str) -> Result<Packet<'_>, Malformed> {
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let id = match digits {
         0 => None,
-        _ => Some(number(&rest[..digits]).ok_or(Malformed)?),
+        _ => Some(ack_id(&rest[..digits]).ok_or(Malformed)?),
     };
     Ok(Packet { kind, namespace, id, attachments, json: &rest[digits..] })
 }
 
-/// A number of at most 15 digits, which every client can hold exactly.
+/// An id of at most 38 digits, more than any client can count.
+fn ack_id(digits: &str) -> Option<AckId> {
+    (digits.len() <= ACK_ID_DIGITS_MAX).then(|| digits.parse().ok()).flatten()
+}
+
+/// A number of at most 15 digits.
 fn number(digits: &str) -> Option<u64> {
     let plain = (1..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| digits.parse().ok()).flatten()
@@ -92,7 +102,7 @@ fn number(digits: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn event(id: Option<u64>, json: &str) -> Packet<'_> {
+    fn event(id: Option<AckId>, json: &str) -> Packet<'_> {
         Packet { kind: Kind::Event, namespace: "/", id, attachments: 0, json }
     }
 
@@ -117,7 +127,9 @@ mod tests {
         for bad in ["", "7", "x", "é", "5[\"a\"]", "5-[]", "5x-[]", "5999999-[]", "5-1-[]", "é[]"] {
             assert_eq!(parse(bad), Err(Malformed), "{bad:?}");
         }
-        assert_eq!(parse("212345678901234567890123[\"a\"]"), Err(Malformed));
+        let long = "12345678901234567890123";
+        assert_eq!(parse(&format!("2{long}[\"a\"]")).unwrap().id, long.parse().ok());
+        assert_eq!(parse(&format!("2{}[\"a\"]", "1".repeat(39))), Err(Malformed));
         assert_eq!(parse("2é").unwrap().json, "é");
     }
 }

@@ -22,7 +22,7 @@ use super::{Services, connect, events, fields};
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Class, Ending, Gone, Item, PROBE_WAIT, Recipient};
 use crate::model::{ConnectionId, DeviceId, LoginId, Seq, Timestamp, UserId};
-use crate::wire::{self, Frame};
+use crate::wire::{self, AckId, Frame};
 
 /// A session that is no device by then is closed.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -240,7 +240,7 @@ impl Session {
         }
     }
 
-    fn event(self: &Arc<Self>, id: Option<u64>, json: &str) {
+    fn event(self: &Arc<Self>, id: Option<AckId>, json: &str) {
         self.services.metrics.events_in.increment(1);
         if let Err(failure) = self.judge(json.len()) {
             return self.refuse(id, json, failure);
@@ -277,7 +277,7 @@ impl Session {
 
     /// Refuses an event that was not looked into; its name is only read where the
     /// answer needs it.
-    fn refuse(&self, id: Option<u64>, json: &str, failure: Failure) {
+    fn refuse(&self, id: Option<AckId>, json: &str, failure: Failure) {
         let name = if id.is_none() { fields::named(json).ok().map(|event| event.name) } else { None };
         self.answer(id, name.as_deref(), Err(failure));
     }
@@ -329,14 +329,14 @@ impl Session {
         self.take_next();
     }
 
-    fn start_worker_with(self: &Arc<Self>, id: Option<u64>, json: Box<str>) {
+    fn start_worker_with(self: &Arc<Self>, id: Option<AckId>, json: Box<str>) {
         let session = self.clone();
         self.services.tasks.spawn(async move { events::work(&session, id, json).await });
     }
 
     /// Answers an event: its ack if it asked for one, else an `error` event if
     /// it failed.
-    pub(super) fn answer(&self, id: Option<u64>, name: Option<&str>, outcome: Outcome<String>) {
+    pub(super) fn answer(&self, id: Option<AckId>, name: Option<&str>, outcome: Outcome<String>) {
         let frame = match (id, outcome) {
             (Some(id), Ok(body)) => wire::ack(id, &body),
             (None, Ok(_)) => return,

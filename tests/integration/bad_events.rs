@@ -200,15 +200,35 @@ async fn an_odd_event_that_asks_for_an_ack_gets_one() {
 }
 
 #[tokio::test]
-async fn an_ack_id_of_23_digits_is_answered_or_ends_the_connection() {
+async fn an_ack_id_of_23_digits_comes_back_digit_for_digit() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
     let (mut socket, _) = RawSocket::connect(&node, &ann).await;
-    socket.send(r#"4212345678901234567890123["session-update",{"sessionKey":"k","state":1}]"#).await;
-    if let Some(answer) = socket.next_or_end().await {
-        assert!(answer.starts_with("4312345678901234567890123["), "{answer}");
+    for id in ["1234567890123456", "12345678901234567890123"] {
+        socket.send(&format!("42{id}[\"session-update\",{{\"sessionKey\":\"k\",\"state\":1}}]")).await;
+        let wanted = format!("43{id}[{{\"ok\":true");
+        socket.next_where(|frame| frame.starts_with(&wanted)).await;
     }
-    Device::connect(&node, &ann).await.update("k", json!(1)).await;
+}
+
+#[tokio::test]
+async fn what_is_passed_on_is_nested_no_deeper_than_a_state() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let (phone, laptop) = (Device::connect(&node, &ann).await, Device::connect(&node, &ann).await);
+    let nested = |depth: usize| (0..depth).fold(json!(1), |inner, _| json!([inner]));
+    for (event, with) in [
+        (
+            "realtime-event",
+            Box::new(|payload: Value| json!({"type": "t", "payload": payload}))
+                as Box<dyn Fn(Value) -> Value>,
+        ),
+        ("device-message", Box::new(|message| json!({"targetDeviceId": laptop.id(), "message": message}))),
+    ] {
+        let error = phone.emit_ack(event, with(nested(65))).await;
+        assert_eq!(refused(&error, "too_deep")["limit"], "depth", "{event}");
+        assert_eq!(phone.emit_ack(event, with(nested(64))).await["ok"], true, "{event}");
+    }
 }
 
 #[tokio::test]

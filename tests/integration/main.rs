@@ -32,6 +32,7 @@ mod connecting;
 mod convergence;
 mod crash;
 mod deadlines;
+mod described;
 mod device_management;
 mod epoch;
 mod examples;

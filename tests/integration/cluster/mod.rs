@@ -10,6 +10,7 @@ mod lost_publish;
 mod node_killed;
 mod redis_away;
 mod storm;
+mod throttles;
 
 use serde_json::Value;
 
