@@ -1,9 +1,10 @@
 //! A real Litestream with the shipped configuration, its copy in a folder or on an S3 server.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::node::listening_address;
@@ -94,12 +95,14 @@ impl Copy {
 
 pub struct Litestream {
     process: Process,
+    /// It leads a group of its own, with the server that it started in it.
+    leads_group: bool,
 }
 
 impl Litestream {
     /// Starts it beside the database in `folder` and waits until its control socket is there.
     pub async fn start(copy: &Copy, folder: &Path) -> Self {
-        Self::spawn(&mut copy.command(folder, &["replicate"])).await
+        Self::spawn(&mut copy.command(folder, &["replicate"]), false).await
     }
 
     /// Starts it as the container does: it restores what is missing and runs the server itself, with `env`.
@@ -107,15 +110,15 @@ impl Litestream {
         let server = env.program();
         let args = ["replicate", "-restore-if-db-not-exists", "-exec", &server];
         let mut command = copy.command(folder, &args);
-        command.envs(env.vars());
-        Self::spawn(&mut command).await
+        command.envs(env.vars()).process_group(0);
+        Self::spawn(&mut command, true).await
     }
 
-    async fn spawn(command: &mut Command) -> Self {
+    async fn spawn(command: &mut Command, leads_group: bool) -> Self {
         let process = Process::spawn("litestream", command);
         let listening = |line: &str| line.contains("control socket listening").then_some(());
         within(process.line(listening)).await.unwrap_or_else(|error| panic!("{error}"));
-        Self { process }
+        Self { process, leads_group }
     }
 
     /// Where the server that it started listens.
@@ -143,6 +146,16 @@ impl Litestream {
 
     pub async fn wait_exit(&mut self) -> Exit {
         self.process.exit().await
+    }
+}
+
+impl Drop for Litestream {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        if let Some(group) = group.filter(|_| self.leads_group && !self.process.is_reaped()) {
+            // All of it may have ended by itself just now.
+            kill_process_group(group, Signal::KILL).ok();
+        }
     }
 }
 

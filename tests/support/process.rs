@@ -66,6 +66,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Whether it was waited for, so that its id may be somebody else's by now.
+    pub fn is_reaped(&self) -> bool {
+        self.status.is_some()
+    }
+
     /// The first line so far or to come for which `find` has an answer; `Err` with the output if the child ends
     /// before.
     pub async fn line<T>(&self, mut find: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
