@@ -168,6 +168,9 @@ pub struct Pong {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadsMoved {
     pub what: Head,
+    /// Only this device's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -379,7 +382,7 @@ mod tests {
             (b"{\"v\":2,\"n\":\"b\",\"k\":\"change\",\"b\":{}}\n", Err(Unreadable::Unknown)),
             (
                 b"{\"v\":1,\"n\":\"b\",\"user\":\"else\",\"k\":\"heads-moved\",\"b\":{\"what\":\"session\",\"new\":1}}\n",
-                Ok(Kind::HeadsMoved(HeadsMoved { what: Head::Session })),
+                Ok(Kind::HeadsMoved(HeadsMoved { what: Head::Session, device: None })),
             ),
         ];
         for (bytes, expected) in cases {

@@ -342,9 +342,10 @@ impl Hub {
     }
 
     /// Tells the other nodes that a message is kept for a device of the user's.
-    pub fn publish_mail(&self, user: UserId) {
+    pub fn publish_mail(&self, user: UserId, device: DeviceId) {
         if self.is_clustered() {
-            self.publish(user, Kind::HeadsMoved(HeadsMoved { what: Head::Mailbox }), None);
+            let moved = HeadsMoved { what: Head::Mailbox, device: Some(device) };
+            self.publish(user, Kind::HeadsMoved(moved), None);
         }
     }
 
@@ -466,8 +467,8 @@ impl Hub {
                     tracing::debug!("a ping was answered too late");
                 }
             }
-            Kind::HeadsMoved(HeadsMoved { what: Head::Mailbox }) => {
-                self.pass_on(Mail::Kept { user, device: None });
+            Kind::HeadsMoved(HeadsMoved { what: Head::Mailbox, device }) => {
+                self.pass_on(Mail::Kept { user, device });
             }
             Kind::HeadsMoved(_) => self.look_into_store(user),
         }

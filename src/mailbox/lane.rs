@@ -4,7 +4,7 @@
 //! and waited for. One that is not confirmed in time is kept in the store, and
 //! so is everything behind it, until the device has it all.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,17 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
 use super::slot::Handed;
-use super::{DirectMessage, Mailbox, Receipt, unknown_device};
+use super::{DirectMessage, Mailbox, Receipt, Word, unknown_device};
 use crate::backplane::Delivery;
 use crate::failure::{Code, Failure, Outcome};
-use crate::model::{DeviceId, MessageId, UserId};
-use crate::store::{PostMessage, Posted};
+use crate::model::{ConnectionId, DeviceId, MessageId, UserId};
+use crate::store::{Fate, PostMessage, PostRefusal, Posted, StoreError};
 
 /// Messages that may wait for their turn; more are refused.
 const WAITING_MAX: usize = 2_048;
+
+/// Bytes of them, unless a single one has more.
+const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// Messages that are kept at a go.
 const KEPT_AT_A_GO: usize = 256;
@@ -31,6 +34,8 @@ pub const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A message that has its turn in a lane.
 pub struct Posting {
     message: Arc<PostMessage>,
+    /// The connection that sent it.
+    connection: ConnectionId,
     /// It is kept if its device has not confirmed it by then.
     deadline: Instant,
     answer: Option<oneshot::Sender<Outcome<Receipt>>>,
@@ -38,8 +43,8 @@ pub struct Posting {
 
 impl Posting {
     /// A message that is kept unless it is confirmed by `deadline`.
-    pub fn new(message: Arc<PostMessage>, deadline: Instant) -> Self {
-        Self { message, deadline, answer: None }
+    pub fn new(message: Arc<PostMessage>, connection: ConnectionId, deadline: Instant) -> Self {
+        Self { message, connection, deadline, answer: None }
     }
 
     fn direct(&self) -> DirectMessage {
@@ -67,13 +72,17 @@ pub struct Lane {
 
 struct State {
     waiting: VecDeque<Posting>,
+    waiting_bytes: usize,
     working: bool,
-    /// The device exists, and what is kept for it is known.
-    checked: bool,
+    /// The device exists, and whether something is kept for it was asked for
+    /// these connections of its senders. A sender that comes from another node may
+    /// have messages there that this lane knows nothing of.
+    checked: HashMap<DeviceId, ConnectionId>,
     /// Something may be kept for the device.
     blocked: bool,
-    /// Messages of this lane that are kept and of which nothing was heard since.
-    kept: HashSet<MessageId>,
+    /// Messages of this lane that are kept and of which nothing was heard since,
+    /// in their order.
+    kept: VecDeque<MessageId>,
     /// The device confirmed the last message from another node.
     warm: bool,
     used_at: Instant,
@@ -84,10 +93,11 @@ impl Lane {
     pub fn new(user: UserId, target: DeviceId) -> Self {
         let state = State {
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             working: false,
-            checked: false,
+            checked: HashMap::new(),
             blocked: false,
-            kept: HashSet::new(),
+            kept: VecDeque::new(),
             warm: false,
             used_at: Instant::now(),
         };
@@ -107,8 +117,17 @@ impl Lane {
     /// A kept message is kept no longer.
     pub fn settled(&self, id: &MessageId) {
         let mut state = self.lock();
-        if state.kept.remove(id) && state.kept.is_empty() {
-            state.blocked = false;
+        let Some(place) = state.kept.iter().position(|kept| kept == id) else { return };
+        state.kept.remove(place);
+        state.blocked &= !state.kept.is_empty();
+    }
+
+    /// When this one was kept, nothing was before it: what was kept before is gone,
+    /// whether or not that was heard.
+    fn first_of_all(&self, id: &MessageId) {
+        let mut state = self.lock();
+        if let Some(place) = state.kept.iter().position(|kept| kept == id) {
+            state.kept.drain(..place);
         }
     }
 
@@ -120,19 +139,22 @@ impl Lane {
     ) -> BoxFuture<'static, Outcome<Receipt>> {
         let mut state = self.lock();
         state.used_at = Instant::now();
-        if state.is_open() && posting.message.content_hash.is_none() {
+        if state.is_open_to(&posting) && posting.message.content_hash.is_none() {
             // The device is here and nothing is before it: no task, no wait.
             if let Some(Handed::Delivered) = mailbox.hand_over_here(self.user, &posting.direct()) {
                 mailbox.0.metrics.messages_delivered.increment(1);
-                return std::future::ready(Ok(Receipt { delivered: true, duplicate: false })).boxed();
+                return std::future::ready(Ok(Receipt::DELIVERED)).boxed();
             }
         }
-        if state.waiting.len() >= WAITING_MAX {
+        let bytes = posting.message.json.len();
+        let is_full = state.waiting.len() >= WAITING_MAX || state.waiting_bytes + bytes > WAITING_BYTES_MAX;
+        if is_full && !state.waiting.is_empty() {
             let busy = Failure::new(Code::StoreBusy, "Too many messages are waiting; try again.");
             return std::future::ready(Err(busy.with("retryAfterMs", 250))).boxed();
         }
         let (answer, answered) = oneshot::channel();
         posting.answer = Some(answer);
+        state.waiting_bytes += bytes;
         state.waiting.push_back(posting);
         if !std::mem::replace(&mut state.working, true) {
             let (lane, mailbox) = (self.clone(), mailbox.clone());
@@ -147,79 +169,90 @@ impl Lane {
     }
 
     async fn work(&self, mailbox: &Mailbox) {
-        loop {
-            let Some(next) = self.next() else { return };
-            match self.check(mailbox).await {
+        while let Some(next) = self.next() {
+            match self.check(mailbox, &next).await {
                 Ok(true) => {}
                 Ok(false) => {
                     next.settle(Err(unknown_device()));
                     continue;
                 }
-                // Without the store only a device that is here can get it.
                 Err(failure) => {
-                    match mailbox.hand_over_here(self.user, &next.direct()) {
-                        Some(Handed::Delivered) => {
-                            next.settle(Ok(Receipt { delivered: true, duplicate: false }))
-                        }
-                        _ => next.settle(Err(failure)),
-                    }
+                    self.hand_over_or_fail(mailbox, next, failure).await;
                     continue;
                 }
             }
-            if next.message.content_hash.is_none()
-                && !self.lock().blocked
-                && self.hand_over(mailbox, &next).await
-            {
+            let may_go = next.message.content_hash.is_none() && !self.lock().blocked;
+            if may_go && self.hand_over(mailbox, &next).await == Way::Confirmed {
                 mailbox.0.metrics.messages_delivered.increment(1);
-                next.settle(Ok(Receipt { delivered: true, duplicate: false }));
-                continue;
+                next.settle(Ok(Receipt::DELIVERED));
+            } else {
+                self.keep(mailbox, next).await;
             }
-            self.keep(mailbox, next).await;
+        }
+    }
+
+    /// Without the store a message can only go straight to its device, and none
+    /// that is to be taken once.
+    async fn hand_over_or_fail(&self, mailbox: &Mailbox, posting: Posting, failure: Failure) {
+        if posting.message.content_hash.is_some() {
+            return posting.settle(Err(failure));
+        }
+        match self.hand_over(mailbox, &posting).await {
+            Way::Confirmed => {
+                mailbox.0.metrics.messages_delivered.increment(1);
+                posting.settle(Ok(Receipt::DELIVERED));
+            }
+            Way::Unheard => posting.settle(Err(failure.with("unknown", true))),
+            Way::NotGone => posting.settle(Err(failure)),
         }
     }
 
     fn next(&self) -> Option<Posting> {
         let mut state = self.lock();
         let next = state.waiting.pop_front();
+        if let Some(posting) = &next {
+            state.waiting_bytes -= posting.message.json.len();
+        }
         state.working = next.is_some();
         state.used_at = Instant::now();
         next
     }
 
-    /// Whether the device is the user's; learns once what is kept for it.
-    async fn check(&self, mailbox: &Mailbox) -> Outcome<bool> {
-        if self.lock().checked {
+    /// Whether the device is the user's; learns, once for each connection of a
+    /// sender, whether something is kept for it.
+    async fn check(&self, mailbox: &Mailbox, posting: &Posting) -> Outcome<bool> {
+        if self.lock().is_checked_for(posting) {
             return Ok(true);
         }
         let Some(waiting) = mailbox.0.store.mailbox_size(self.user, self.target).await? else {
             return Ok(false);
         };
         let mut state = self.lock();
-        state.checked = true;
+        state.checked.insert(posting.message.source, posting.connection);
         state.blocked |= waiting > 0;
         Ok(true)
     }
 
-    /// Hands a message to its device, wherever that is; whether it has it.
-    async fn hand_over(&self, mailbox: &Mailbox, posting: &Posting) -> bool {
+    /// Hands a message to its device, wherever that is, and waits for word of it.
+    async fn hand_over(&self, mailbox: &Mailbox, posting: &Posting) -> Way {
         let direct = posting.direct();
-        let confirmed = mailbox.await_word(&direct);
+        let confirmed = mailbox.await_word(&direct, Word::Direct);
         let handed = mailbox.hand_over_here(self.user, &direct);
         match handed {
             Some(Handed::Delivered) => {
                 mailbox.forget_word(&direct);
-                return true;
+                return Way::Confirmed;
             }
             Some(Handed::Behind) => {
                 mailbox.forget_word(&direct);
-                return false;
+                return Way::NotGone;
             }
             Some(Handed::Unacknowledged) => {}
             Some(Handed::NotHere) | None => {
                 let warm = self.lock().warm;
                 if !mailbox.0.hub.publish_message(self.user, &direct.outgoing(), warm).await {
                     mailbox.forget_word(&direct);
-                    return false;
+                    return Way::NotGone;
                 }
             }
         }
@@ -227,26 +260,36 @@ impl Lane {
         mailbox.forget_word(&direct);
         let has_it = matches!(word, Ok(Ok(Delivery::Confirmed)));
         self.lock().warm = has_it;
-        has_it
+        if has_it { Way::Confirmed } else { Way::Unheard }
     }
 
     /// Keeps a message and everything that waits behind it.
     async fn keep(&self, mailbox: &Mailbox, first: Posting) {
+        let deadline = first.deadline;
         let mut postings = vec![first];
         {
             let mut state = self.lock();
             let more = state.waiting.len().min(KEPT_AT_A_GO - 1);
             postings.extend(state.waiting.drain(..more));
+            let taken: usize = postings[1..].iter().map(|posting| posting.message.json.len()).sum();
+            state.waiting_bytes -= taken;
             // Whoever hears that one is delivered may hear it before the commit is known here.
             state.blocked = true;
-            let ids: Vec<_> = postings.iter().map(|posting| posting.message.id.clone()).collect();
-            state.kept.extend(ids);
+            state.kept.extend(postings.iter().map(|posting| posting.message.id.clone()));
         }
-        let words: Vec<_> = postings.iter().map(|posting| mailbox.await_word(&posting.direct())).collect();
-        let kept = postings.iter().map(|posting| mailbox.0.writer.post_message(posting.message.clone()));
-        let outcomes = join_all(kept).await;
-        mailbox.notify(self.user, self.target);
-        let is_online = mailbox.0.hub.may_be_online(self.user, self.target).await;
+        let words: Vec<_> =
+            postings.iter().map(|posting| mailbox.await_word(&posting.direct(), Word::Kept)).collect();
+        let keeping = async {
+            let posts = postings.iter().map(|posting| mailbox.0.writer.post_message(posting.message.clone()));
+            let outcomes = join_all(posts).await;
+            mailbox.notify(self.user, self.target);
+            outcomes
+        };
+        // Nobody waits for word of them beyond the deadline, so not for who is online either.
+        let looking =
+            tokio::time::timeout_at(deadline.into(), mailbox.0.hub.may_be_online(self.user, self.target));
+        let (outcomes, is_online) = tokio::join!(keeping, looking);
+        let is_online = is_online.unwrap_or(false);
         for ((posting, outcome), word) in postings.into_iter().zip(outcomes).zip(words) {
             self.settle(mailbox, posting, outcome, word, is_online);
         }
@@ -256,53 +299,73 @@ impl Lane {
         &self,
         mailbox: &Mailbox,
         posting: Posting,
-        outcome: Result<Result<Posted, crate::store::PostRefusal>, crate::store::StoreError>,
-        word: oneshot::Receiver<Delivery>,
+        outcome: Result<Result<Posted, PostRefusal>, StoreError>,
+        mut word: oneshot::Receiver<Delivery>,
         is_online: bool,
     ) {
-        let posted = match outcome {
-            Ok(Ok(posted)) => posted,
-            Ok(Err(refusal)) => {
+        let posted = outcome.map_err(Failure::from).and_then(|outcome| outcome.map_err(Failure::from));
+        let posted = match posted {
+            Ok(Posted { duplicate: None, ahead }) => ahead,
+            Ok(Posted { duplicate: Some(fate), .. }) => {
                 self.settled(&posting.message.id);
                 mailbox.forget_word(&posting.direct());
-                return posting.settle(Err(refusal.into()));
+                return posting.settle(Ok(Receipt { fate, duplicate: true }));
             }
-            Err(error) => {
+            Err(failure) => {
                 self.settled(&posting.message.id);
                 mailbox.forget_word(&posting.direct());
-                return posting.settle(Err(error.into()));
+                return posting.settle(Err(failure));
             }
         };
-        if posted.ahead == 0 {
-            // What was kept before is gone, whether or not we heard of it.
-            let mut state = self.lock();
-            state.kept.retain(|id| *id == posting.message.id);
-        }
-        if let Some(still_waits) = posted.duplicate {
-            self.settled(&posting.message.id);
-            mailbox.forget_word(&posting.direct());
-            return posting.settle(Ok(Receipt { delivered: !still_waits, duplicate: true }));
+        if posted == 0 {
+            self.first_of_all(&posting.message.id);
         }
         mailbox.0.metrics.messages_queued.increment(1);
         if !is_online {
-            mailbox.forget_word(&posting.direct());
-            return posting.settle(Ok(Receipt { delivered: false, duplicate: false }));
+            let fate = mailbox.last_word(&posting.direct(), &mut word);
+            return posting.settle(Ok(Receipt { fate, duplicate: false }));
         }
         // It is safe; whether the device has it already is a matter of moments.
         let mailbox = mailbox.clone();
         mailbox.0.tasks.clone().spawn(async move {
-            let word = tokio::time::timeout_at(posting.deadline.into(), word).await;
-            mailbox.forget_word(&posting.direct());
-            let delivered = matches!(word, Ok(Ok(Delivery::Delivered | Delivery::Confirmed)));
-            posting.settle(Ok(Receipt { delivered, duplicate: false }));
+            let heard = tokio::time::timeout_at(posting.deadline.into(), &mut word).await;
+            let fate = match heard {
+                Ok(delivery) => fate_of(delivery.ok()),
+                Err(_too_late) => mailbox.last_word(&posting.direct(), &mut word),
+            };
+            posting.settle(Ok(Receipt { fate, duplicate: false }));
         });
     }
 }
 
+/// What came of handing a message over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The device has it.
+    Confirmed,
+    /// It is on its way, and nothing was heard of it in time.
+    Unheard,
+    /// It did not leave.
+    NotGone,
+}
+
+/// What a kept message has become, by the word of it.
+fn fate_of(word: Option<Delivery>) -> Fate {
+    match word {
+        Some(Delivery::Delivered) => Fate::Delivered,
+        Some(Delivery::Expired) => Fate::Expired,
+        _ => Fate::Waits,
+    }
+}
+
 impl State {
-    /// Nothing is before the next message.
-    fn is_open(&self) -> bool {
-        self.checked && !self.blocked && !self.working && self.waiting.is_empty()
+    /// Nothing is before this message.
+    fn is_open_to(&self, posting: &Posting) -> bool {
+        self.is_checked_for(posting) && !self.blocked && !self.working && self.waiting.is_empty()
+    }
+
+    fn is_checked_for(&self, posting: &Posting) -> bool {
+        self.checked.get(&posting.message.source) == Some(&posting.connection)
     }
 }
 
@@ -314,9 +377,9 @@ impl Mailbox {
     }
 
     /// Registers for word of a message, before anybody can have any.
-    fn await_word(&self, direct: &DirectMessage) -> oneshot::Receiver<Delivery> {
+    fn await_word(&self, direct: &DirectMessage, word: Word) -> oneshot::Receiver<Delivery> {
         let (sender, receiver) = oneshot::channel();
-        self.0.unconfirmed.insert((direct.target, direct.id.clone()), sender);
+        self.0.unconfirmed.insert((direct.target, direct.id.clone()), (word, sender));
         receiver
     }
 
@@ -324,11 +387,20 @@ impl Mailbox {
         self.0.unconfirmed.remove(&(direct.target, direct.id.clone()));
     }
 
+    /// Waits no longer for word of a kept message: what was heard until now. What
+    /// comes later is told to its sender.
+    fn last_word(&self, direct: &DirectMessage, word: &mut oneshot::Receiver<Delivery>) -> Fate {
+        word.close();
+        let fate = fate_of(word.try_recv().ok());
+        self.forget_word(direct);
+        fate
+    }
+
     /// Something is kept for a device: its node looks at once.
     fn notify(&self, user: UserId, target: DeviceId) {
         match self.slot(target).filter(|slot| slot.user == user && slot.is_attached()) {
             Some(slot) => self.look(&slot),
-            None => self.0.hub.publish_mail(user),
+            None => self.0.hub.publish_mail(user, target),
         }
     }
 }

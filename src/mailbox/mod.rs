@@ -25,7 +25,7 @@ use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Hub, Mail, Outgoing};
 use crate::model::{Clock, ConnectionId, DeviceId, JsonText, MessageId, Timestamp, UserId};
-use crate::store::{PostMessage, PostRefusal, Store, Writer};
+use crate::store::{Fate, PostMessage, PostRefusal, Store, TakeMessages, Writer};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::{self, Frame};
 
@@ -96,6 +96,8 @@ pub struct Post {
     pub user: UserId,
     /// The sender.
     pub source: DeviceId,
+    /// Its connection.
+    pub connection: ConnectionId,
     /// For whom.
     pub target: Target,
     /// What: one valid JSON value.
@@ -109,10 +111,14 @@ pub struct Post {
 /// What became of a message for one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// The device has it; else it is kept for it.
-    pub delivered: bool,
+    /// Whether the device has it.
+    pub fate: Fate,
     /// It was taken before under the same id.
     pub duplicate: bool,
+}
+
+impl Receipt {
+    const DELIVERED: Self = Self { fate: Fate::Delivered, duplicate: false };
 }
 
 /// What became of a message.
@@ -138,7 +144,16 @@ struct Inner {
     lanes: DashMap<(UserId, DeviceId), Arc<Lane>>,
     slots: DashMap<DeviceId, Arc<Slot>>,
     /// Messages that wait for word from their device's node.
-    unconfirmed: DashMap<(DeviceId, MessageId), oneshot::Sender<Delivery>>,
+    unconfirmed: DashMap<(DeviceId, MessageId), (Word, oneshot::Sender<Delivery>)>,
+}
+
+/// What word a message waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// That the device has it.
+    Direct,
+    /// That the store keeps it no longer: until then its sender is not done with it.
+    Kept,
 }
 
 /// What a mailbox stands on.
@@ -198,7 +213,8 @@ impl Mailbox {
                     content_hash,
                     at: now,
                 };
-                self.lane(post.user, *target).send(self, Posting::new(Arc::new(message), deadline))
+                let posting = Posting::new(Arc::new(message), post.connection, deadline);
+                self.lane(post.user, *target).send(self, posting)
             })
             .collect();
         Ok(async move {
@@ -241,8 +257,11 @@ impl Mailbox {
     pub fn arriving(&self, user: UserId, device: DeviceId, connection: ConnectionId, acks: bool) {
         let made = || Arc::new(Slot::new(user, device));
         let slot = Arc::clone(self.0.slots.entry(device).or_insert_with(made).value());
-        slot.attach(connection, acks);
-        self.look(&slot);
+        // Of two that come at once, the room knows which one stands.
+        let stands = || self.0.hub.members(user).iter().any(|member| member.connection == connection);
+        if slot.attach(connection, acks, stands) {
+            self.look(&slot);
+        }
     }
 
     /// The connection is gone.
@@ -287,10 +306,19 @@ impl Mailbox {
     fn confirm(&self, user: UserId, source: DeviceId, device: DeviceId, id: MessageId, elsewhere: bool) {
         if elsewhere {
             self.0.hub.publish_message_status(user, source, device, &id, Delivery::Confirmed);
-        } else if let Some((_, waiting)) = self.0.unconfirmed.remove(&(device, id))
-            && waiting.send(Delivery::Confirmed).is_err()
+        } else {
+            self.confirmed(device, id, Delivery::Confirmed);
+        }
+    }
+
+    /// Passes on what was heard of a message that went straight to its device. One
+    /// that is kept by now waits until its copy is taken away.
+    fn confirmed(&self, device: DeviceId, id: MessageId, status: Delivery) {
+        let waits = self.0.unconfirmed.remove_if(&(device, id), |_, (word, _)| *word == Word::Direct);
+        if let Some((_, (_, waiting))) = waits
+            && waiting.send(status).is_err()
         {
-            tracing::debug!("a message was acknowledged too late; it is kept as well");
+            tracing::debug!("a message was confirmed too late; it is kept as well");
         }
     }
 
@@ -302,7 +330,7 @@ impl Mailbox {
         ids: Vec<MessageId>,
         status: Delivery,
     ) -> Result<(), crate::store::StoreError> {
-        let take = crate::store::TakeMessages { user, device, ids };
+        let take = TakeMessages { user, device, ids, expired: status == Delivery::Expired };
         for taken in self.0.writer.take_messages(take).await? {
             match status {
                 Delivery::Expired => self.0.metrics.messages_expired.increment(1),
@@ -327,7 +355,7 @@ impl Mailbox {
             lane.settled(id);
         }
         // A sender that has no answer yet hears it with that.
-        if let Some((_, waiting)) = self.0.unconfirmed.remove(&(device, id.clone()))
+        if let Some((_, (_, waiting))) = self.0.unconfirmed.remove(&(device, id.clone()))
             && waiting.send(status).is_ok()
         {
             return;
@@ -379,13 +407,7 @@ impl Mailbox {
 
     fn heard(&self, user: UserId, sender: DeviceId, device: DeviceId, id: MessageId, status: Delivery) {
         match status {
-            Delivery::Confirmed | Delivery::Behind => {
-                if let Some((_, waiting)) = self.0.unconfirmed.remove(&(device, id))
-                    && waiting.send(status).is_err()
-                {
-                    tracing::debug!("a message was confirmed too late; it is kept as well");
-                }
-            }
+            Delivery::Confirmed | Delivery::Behind => self.confirmed(device, id, status),
             Delivery::Delivered | Delivery::Expired => self.tell_sender(user, sender, device, &id, status),
         }
     }

@@ -98,15 +98,19 @@ impl Slot {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The device has a connection here. What another connection of it did not
-    /// acknowledge is sent again.
-    pub fn attach(&self, connection: ConnectionId, acks: bool) {
+    /// The device has a connection here, if it still `stands`. What another
+    /// connection of it did not acknowledge is sent again.
+    pub fn attach(&self, connection: ConnectionId, acks: bool, stands: impl FnOnce() -> bool) -> bool {
         let mut state = self.lock();
+        if !stands() {
+            return false;
+        }
         state.connection = Some(connection);
         state.acks = acks;
         state.cursor = 0;
         state.look = true;
         state.handed.retain(|_, memory| memory.known);
+        true
     }
 
     /// That connection is gone.

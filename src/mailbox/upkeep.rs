@@ -2,6 +2,7 @@
 //! senders hear of it; what is remembered of devices and lanes is forgotten.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Mailbox;
@@ -11,8 +12,9 @@ use crate::model::Clock;
 /// How often.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How often the depth of all mailboxes is counted, in turns.
-const COUNT_EVERY: u32 = 10;
+/// How often what is remembered is gone through and what waits is counted, in
+/// turns.
+const TIDY_EVERY: u32 = 10;
 
 /// Goes on until the process ends.
 pub async fn look_after(mailbox: Mailbox) {
@@ -23,9 +25,10 @@ pub async fn look_after(mailbox: Mailbox) {
             () = mailbox.0.tasks.ending() => return,
         }
         mailbox.expire().await;
-        mailbox.0.lanes.retain(|_, lane| !lane.is_idle());
-        mailbox.0.slots.retain(|_, slot| !slot.tidy());
-        if turn.is_multiple_of(COUNT_EVERY) {
+        if turn.is_multiple_of(TIDY_EVERY) {
+            // Who has just taken one out of the map is about to use it.
+            mailbox.0.lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_idle());
+            mailbox.0.slots.retain(|_, slot| Arc::strong_count(slot) > 1 || !slot.tidy());
             mailbox.count().await;
         }
         turn = turn.wrapping_add(1);

@@ -107,10 +107,6 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     }
     let message_acks = auth.message_acks.is_some_and(|acks| acks.get() == "true");
     services.mailbox.arriving(who.user, who.device, who.connection, message_acks);
-    if session.is_closed() {
-        // It may have left before it arrived there.
-        services.mailbox.left(who.device, who.connection);
-    }
     restore(session, who, &selection).await?;
     count_transport(session);
     for dropped in connected.dropped {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -12,7 +13,11 @@ use super::{events, fields};
 use crate::failure::{Code, Failure, Outcome};
 use crate::mailbox::{Post, Receipts, TTL_SECONDS_MAX, Target};
 use crate::model::{DeviceId, MessageId};
+use crate::store::Fate;
 use crate::wire::{self, AckId};
+
+/// The event's name.
+const NAME: &str = "device-message";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,17 +54,21 @@ pub async fn send(
     let post = Post {
         user: who.user,
         source: who.device,
+        connection: who.connection,
         target: target(event.target_device_id)?,
         json: message.into(),
         id: event.message_id.filter(|id| id.get() != "null").map(message_id).transpose()?,
         ttl: ttl(event.ttl_seconds)?,
     };
-    let became = session.services.mailbox.post(post).await?;
-    let session = session.clone();
-    let tasks = session.services.tasks.clone();
-    tasks.spawn(async move {
+    let mut became = session.services.mailbox.post(post).await?;
+    if let Some(receipts) = (&mut became).now_or_never() {
+        session.answer(id, Some(NAME), answer(receipts));
+        return Ok(());
+    }
+    let owed = session.owe_answer();
+    session.services.tasks.spawn(async move {
         let outcome = answer(became.await);
-        session.answer(id, Some("device-message"), outcome);
+        owed.session().answer(id, Some(NAME), outcome);
     });
     Ok(())
 }
@@ -124,21 +133,18 @@ fn ttl(value: Option<&RawValue>) -> Outcome<Duration> {
 fn answer(receipts: Receipts) -> Outcome<String> {
     let Receipts { id, targets, several } = receipts;
     let mut each = Vec::new();
-    let (mut delivered, mut duplicate, mut failure) = (true, false, None);
+    let (mut overall, mut duplicate, mut failure) = (Fate::Delivered, false, None);
     let mut taken = targets.is_empty();
     for (device, outcome) in targets {
         match outcome {
             Ok(receipt) => {
                 taken = true;
-                delivered &= receipt.delivered;
+                overall = least(overall, receipt.fate);
                 duplicate |= receipt.duplicate;
-                each.push(format!(
-                    "{{\"deviceId\":\"{device}\",\"status\":\"{}\"}}",
-                    status(receipt.delivered)
-                ));
+                each.push(format!("{{\"deviceId\":\"{device}\",\"status\":\"{}\"}}", status(receipt.fate)));
             }
             Err(refusal) => {
-                delivered = false;
+                overall = least(overall, Fate::Waits);
                 each.push(format!(
                     "{{\"deviceId\":\"{device}\",\"status\":\"refused\",\"error\":{}}}",
                     wire::json(&refusal)
@@ -151,7 +157,7 @@ fn answer(receipts: Receipts) -> Outcome<String> {
         return Err(failure);
     }
     let mut body =
-        format!("{{\"ok\":true,\"messageId\":{},\"status\":\"{}\"", wire::json(&id), status(delivered));
+        format!("{{\"ok\":true,\"messageId\":{},\"status\":\"{}\"", wire::json(&id), status(overall));
     if several {
         body.push_str(&format!(",\"targets\":[{}]", each.join(",")));
     }
@@ -162,6 +168,19 @@ fn answer(receipts: Receipts) -> Outcome<String> {
     Ok(body)
 }
 
-fn status(delivered: bool) -> &'static str {
-    if delivered { "delivered" } else { "queued" }
+fn status(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Delivered => "delivered",
+        Fate::Waits => "queued",
+        Fate::Expired => "expired",
+    }
+}
+
+/// Of several it says what is still open, else what did not arrive.
+fn least(one: Fate, other: Fate) -> Fate {
+    match (one, other) {
+        (Fate::Waits, _) | (_, Fate::Waits) => Fate::Waits,
+        (Fate::Expired, _) | (_, Fate::Expired) => Fate::Expired,
+        (Fate::Delivered, Fate::Delivered) => Fate::Delivered,
+    }
 }

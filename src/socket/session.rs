@@ -5,7 +5,7 @@
 //! events take their turns (`inbox`, `events`); then it is closed, by the
 //! client, the transport or the server, and its device leaves the hub.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,8 @@ pub struct Session {
     closed: AtomicBool,
     left: AtomicBool,
     draining: AtomicBool,
+    /// Answers that are known later than the turn of their events.
+    answers_owed: AtomicUsize,
     attachments_left: AtomicU32,
     refusals: AtomicU32,
     /// The deviceInfo of the handshake's query, until CONNECT takes it.
@@ -99,6 +101,7 @@ impl Session {
             closed: AtomicBool::new(false),
             left: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            answers_owed: AtomicUsize::new(0),
             attachments_left: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
             device_info: Mutex::new(device_info),
@@ -351,6 +354,12 @@ impl Session {
         self.push(frame);
     }
 
+    /// Promises an answer that is known later: a node that goes away waits for it.
+    pub(super) fn owe_answer(self: &Arc<Self>) -> OwedAnswer {
+        self.answers_owed.fetch_add(1, Ordering::AcqRel);
+        OwedAnswer(self.clone())
+    }
+
     fn push(&self, frame: Frame) {
         self.push_item(Item { frame, class: Class::Plain });
     }
@@ -395,7 +404,9 @@ impl Session {
             let announced = Instant::now();
             while let Some(session) = me.upgrade() {
                 let waited = announced.elapsed();
-                let is_answered = session.inbox.is_at_rest() && waited >= DRAIN_HEARD_AFTER;
+                let is_answered = session.inbox.is_at_rest()
+                    && session.answers_owed.load(Ordering::Acquire) == 0
+                    && waited >= DRAIN_HEARD_AFTER;
                 if is_answered || waited > DRAIN_ANSWERS_WITHIN {
                     return session.transport.close();
                 }
@@ -476,6 +487,21 @@ impl Session {
         let (user, device, connection) = (who.user, who.device, who.connection);
         let reason = gone.as_str();
         tracing::info!(user.id = %user, device.id = %device, connection.id = %connection, reason, "device disconnected");
+    }
+}
+
+/// See [`Session::owe_answer`].
+pub(super) struct OwedAnswer(Arc<Session>);
+
+impl OwedAnswer {
+    pub(super) fn session(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl Drop for OwedAnswer {
+    fn drop(&mut self) {
+        self.0.answers_owed.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

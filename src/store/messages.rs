@@ -40,8 +40,19 @@ pub struct PostMessage {
 pub struct Posted {
     /// Messages for the same device that were there already.
     pub ahead: u64,
-    /// It was taken before; whether it still waits.
-    pub duplicate: Option<bool>,
+    /// It was taken before; what has become of it.
+    pub duplicate: Option<Fate>,
+}
+
+/// What has become of a message that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The device has it.
+    Delivered,
+    /// It is kept for the device.
+    Waits,
+    /// It waited for too long.
+    Expired,
 }
 
 /// Why a message is not kept.
@@ -64,6 +75,8 @@ pub struct TakeMessages {
     pub device: DeviceId,
     /// Which; those that are not there are passed over.
     pub ids: Vec<MessageId>,
+    /// They go undelivered.
+    pub expired: bool,
 }
 
 /// A message that was taken away, and who sent it.

@@ -34,7 +34,7 @@ pub use accounts::{
     NewLogin, Revocation, RevokeDevice, RotateRefresh, Rotation, UpdateDevice, Which,
 };
 pub use messages::{
-    MailboxDepth, PostMessage, PostRefusal, Posted, TakeMessages, TakenMessage, WaitingMessage,
+    Fate, MailboxDepth, PostMessage, PostRefusal, Posted, TakeMessages, TakenMessage, WaitingMessage,
 };
 pub use writer::Writer;
 

@@ -162,7 +162,7 @@ async fn poison_on_a_channel_is_dropped_and_counted() {
         std::mem::swap(&mut first, &mut second);
     }
     assert_eq!(first.0, ann, "the channel says whose it is");
-    assert_eq!(first.1.kind, Kind::HeadsMoved(HeadsMoved { what: Head::Session }));
+    assert_eq!(first.1.kind, Kind::HeadsMoved(HeadsMoved { what: Head::Session, device: None }));
     assert_eq!((second.0, seq_of(&second.1)), (bob, 1));
     assert_eq!((read(&b.observed.decode_errors), read(&b.observed.unknown)), (5, 2));
     std::fs::remove_file(folder).unwrap();

@@ -45,6 +45,7 @@ mod limits;
 mod litestream;
 mod logins;
 mod mailbox;
+mod mailbox_faults;
 mod messages;
 mod model;
 mod one_key;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tandem::model::{BootId, ConnectionId, DeviceId, LoginId, MessageId, Revoked, Timestamp, UserId};
 use tandem::store::{
-    Bearer, ChangePassword, Command, EndLogins, MoveDevice, PostMessage, PostRefusal, Posted, Reply,
+    Bearer, ChangePassword, Command, EndLogins, Fate, MoveDevice, PostMessage, PostRefusal, Posted, Reply,
     RevokeDevice, RotateRefresh, Rotation, Store, TakeMessages, UpdateDevice, Which,
 };
 
@@ -19,6 +19,7 @@ on_every_store!(
     a_removed_user_leaves_nothing,
     messages_wait_in_order_are_taken_once_and_are_bounded,
     a_message_id_is_claimed_once_a_device,
+    an_id_that_waits_unclaimed_is_neither_doubled_nor_overwritten,
     devices_are_renamed_and_move_between_logins,
 );
 
@@ -262,7 +263,7 @@ async fn messages_wait_in_order_are_taken_once_and_are_bounded(bed: &Bed) {
     assert!(store.mailbox(UserId::fresh(), device, 0, Timestamp(20)).await.unwrap().is_empty(), "foreign");
 
     let ids: Vec<_> = ["m0", "m1", "other"].iter().map(|id| MessageId::parse(id).unwrap()).collect();
-    let take = || Command::TakeMessages(TakeMessages { user, device, ids: ids.clone() });
+    let take = || Command::TakeMessages(TakeMessages { user, device, ids: ids.clone(), expired: false });
     assert!(matches!(one(store, take()).await, Reply::Taken(taken) if taken.len() == 2));
     assert!(matches!(one(store, take()).await, Reply::Taken(taken) if taken.is_empty()));
     assert_eq!(store.mailbox_size(user, device).await.unwrap(), Some(98));
@@ -288,12 +289,34 @@ async fn a_message_id_is_claimed_once_a_device(bed: &Bed) {
     let ((phone, _), (laptop, _)) = (device_of(store, user, None).await, device_of(store, user, None).await);
     let send = async |device, hash| posted(one(store, post(user, device, "id", "1", Some(hash))).await);
     assert_eq!(send(phone, [1; 32]).await, Ok(Posted { ahead: 0, duplicate: None }));
-    assert_eq!(send(phone, [1; 32]).await, Ok(Posted { ahead: 0, duplicate: Some(true) }));
+    let again = |fate| Ok(Posted { ahead: 0, duplicate: Some(fate) });
+    assert_eq!(send(phone, [1; 32]).await, again(Fate::Waits));
     assert_eq!(send(laptop, [1; 32]).await, Ok(Posted { ahead: 0, duplicate: None }));
     assert_eq!(send(laptop, [2; 32]).await, Err(PostRefusal::IdReused));
-    let ids = vec![MessageId::parse("id").unwrap()];
-    one(store, Command::TakeMessages(TakeMessages { user, device: phone, ids })).await;
-    assert_eq!(send(phone, [1; 32]).await, Ok(Posted { ahead: 0, duplicate: Some(false) }));
+    let take = async |device, expired| {
+        let ids = vec![MessageId::parse("id").unwrap()];
+        one(store, Command::TakeMessages(TakeMessages { user, device, ids, expired })).await
+    };
+    take(phone, false).await;
+    take(laptop, true).await;
+    assert_eq!(send(phone, [1; 32]).await, again(Fate::Delivered));
+    assert_eq!(send(laptop, [1; 32]).await, again(Fate::Expired));
+}
+
+/// Ids of the server's own, and those that are remembered no longer though their message still waits.
+async fn an_id_that_waits_unclaimed_is_neither_doubled_nor_overwritten(bed: &Bed) {
+    let store = &*bed.store;
+    let user = bed.user().await;
+    let (phone, _) = device_of(store, user, None).await;
+    let send = async |json: &str, hash| posted(one(store, post(user, phone, "id", json, hash)).await);
+    assert_eq!(send("1", None).await, Ok(Posted { ahead: 0, duplicate: None }));
+
+    assert_eq!(send("2", Some([2; 32])).await, Err(PostRefusal::IdReused));
+    let same = Ok(Posted { ahead: 0, duplicate: Some(Fate::Waits) });
+    assert_eq!(send("1", Some([1; 32])).await, same);
+    assert_eq!(store.mailbox_size(user, phone).await.unwrap(), Some(1));
+    let waiting = store.mailbox(user, phone, 0, Timestamp(20)).await.unwrap();
+    assert_eq!(&*waiting[0].json, "1");
 }
 
 async fn devices_are_renamed_and_move_between_logins(bed: &Bed) {

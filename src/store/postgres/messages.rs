@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::sql::{number, time, user};
 use crate::model::{DeviceId, MessageId, Timestamp, UserId};
 use crate::store::messages::{
-    MESSAGES_BYTES_MAX, MESSAGES_MAX, MailboxDepth, PostMessage, PostRefusal, Posted, READ_BYTES_MAX,
+    Fate, MESSAGES_BYTES_MAX, MESSAGES_MAX, MailboxDepth, PostMessage, PostRefusal, Posted, READ_BYTES_MAX,
     TakeMessages, TakenMessage, WaitingMessage,
 };
 
@@ -22,11 +22,11 @@ pub async fn post(
 ) -> Result<Result<Posted, PostRefusal>, sqlx::Error> {
     let seen = sqlx::query(
         "SELECT EXISTS (SELECT 1 FROM devices WHERE id = $1 AND user_id = $2 AND revoked_at IS NULL) AS is_own,
-             EXISTS (SELECT 1 FROM messages WHERE device_id = $1 AND message_id = $3) AS waits,
+             (SELECT body = $5 FROM messages WHERE device_id = $1 AND message_id = $3) AS waits_the_same,
              EXISTS (SELECT 1 FROM message_ids WHERE user_id = $2 AND message_id = $3 AND content_hash <> $4)
                  AS is_other,
-             EXISTS (SELECT 1 FROM message_ids WHERE user_id = $2 AND message_id = $3 AND device_id = $1)
-                 AS is_taken,
+             (SELECT expired FROM message_ids WHERE user_id = $2 AND message_id = $3 AND device_id = $1)
+                 AS has_expired,
              (SELECT count(*) FROM messages WHERE device_id = $1) AS ahead,
              (SELECT coalesce(sum(bytes), 0)::bigint FROM messages WHERE device_id = $1) AS bytes",
     )
@@ -34,16 +34,28 @@ pub async fn post(
     .bind(post.user.0)
     .bind(post.id.as_str())
     .bind(post.content_hash.as_ref().map(|hash| &hash[..]))
+    .bind(&*post.json)
     .fetch_one(&mut *connection)
     .await?;
     if !seen.try_get::<bool, _>("is_own")? {
         return Ok(Err(PostRefusal::UnknownDevice));
     }
-    if post.content_hash.is_some() && seen.try_get::<bool, _>("is_other")? {
-        return Ok(Err(PostRefusal::IdReused));
-    }
-    if post.content_hash.is_some() && seen.try_get::<bool, _>("is_taken")? {
-        return Ok(Ok(Posted { ahead: 0, duplicate: Some(seen.try_get("waits")?) }));
+    if post.content_hash.is_some() {
+        // One of this id may wait whose claim is forgotten or never was.
+        let waits_the_same: Option<bool> = seen.try_get("waits_the_same")?;
+        let has_expired: Option<bool> = seen.try_get("has_expired")?;
+        if seen.try_get("is_other")? || waits_the_same == Some(false) {
+            return Ok(Err(PostRefusal::IdReused));
+        }
+        let fate = match (waits_the_same, has_expired) {
+            (Some(_), _) => Some(Fate::Waits),
+            (None, Some(true)) => Some(Fate::Expired),
+            (None, Some(false)) => Some(Fate::Delivered),
+            (None, None) => None,
+        };
+        if fate.is_some() {
+            return Ok(Ok(Posted { ahead: 0, duplicate: fate }));
+        }
     }
     let (ahead, bytes) = (number(&seen, "ahead")?, number(&seen, "bytes")?);
     if ahead >= MESSAGES_MAX {
@@ -89,12 +101,17 @@ pub async fn take(
 ) -> Result<Vec<TakenMessage>, sqlx::Error> {
     let ids: Vec<&str> = take.ids.iter().map(MessageId::as_str).collect();
     let rows = sqlx::query(
-        "DELETE FROM messages WHERE device_id = $1 AND user_id = $2 AND message_id = ANY($3)
+        "WITH told AS (
+             UPDATE message_ids SET expired = true
+             WHERE $4 AND user_id = $2 AND device_id = $1 AND message_id = ANY($3)
+         )
+         DELETE FROM messages WHERE device_id = $1 AND user_id = $2 AND message_id = ANY($3)
          RETURNING message_id, source_device_id",
     )
     .bind(take.device.0)
     .bind(take.user.0)
     .bind(ids)
+    .bind(take.expired)
     .fetch_all(connection)
     .await?;
     rows.iter()

@@ -6,7 +6,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use super::sql::{json_list, number, time, uuid};
 use crate::model::{DeviceId, MessageId, Timestamp, UserId};
 use crate::store::messages::{
-    MESSAGES_BYTES_MAX, MESSAGES_MAX, MailboxDepth, PostMessage, PostRefusal, Posted, READ_BYTES_MAX,
+    Fate, MESSAGES_BYTES_MAX, MESSAGES_MAX, MailboxDepth, PostMessage, PostRefusal, Posted, READ_BYTES_MAX,
     TakeMessages, TakenMessage, WaitingMessage,
 };
 
@@ -21,14 +21,22 @@ pub async fn post(
     if !is_own(connection, post.user, post.target).await? {
         return Ok(Err(PostRefusal::UnknownDevice));
     }
+    let waiting = waiting_body(connection, post).await?;
     if let Some(hash) = &post.content_hash {
         match claim(connection, post, hash).await? {
-            Claim::New => {}
-            Claim::Taken => {
-                let waits = waits(connection, post).await?;
-                return Ok(Ok(Posted { ahead: 0, duplicate: Some(waits) }));
+            Claim::Taken(fate) => {
+                let fate = if waiting.is_some() { Fate::Waits } else { fate };
+                return Ok(Ok(Posted { ahead: 0, duplicate: Some(fate) }));
             }
             Claim::Reused => return Ok(Err(PostRefusal::IdReused)),
+            // Another one of this id waits, and its claim is forgotten or never was.
+            Claim::New if waiting.as_deref().is_some_and(|body| *body != *post.json) => {
+                return Ok(Err(PostRefusal::IdReused));
+            }
+            Claim::New if waiting.is_some() => {
+                return Ok(Ok(Posted { ahead: 0, duplicate: Some(Fate::Waits) }));
+            }
+            Claim::New => {}
         }
     }
     let row = sqlx::query(
@@ -46,8 +54,10 @@ pub async fn post(
         None
     };
     if let Some(limit) = full {
-        unclaim(connection, post).await?;
         return Ok(Err(PostRefusal::Full(limit)));
+    }
+    if let Some(hash) = &post.content_hash {
+        take_id(connection, post, hash).await?;
     }
     // A copy under the same id is there already when its sender did not hear that it was kept.
     sqlx::query(
@@ -69,33 +79,44 @@ pub async fn post(
 
 enum Claim {
     New,
-    Taken,
+    /// Taken for this device; what became of it if it waits no longer.
+    Taken(Fate),
     Reused,
 }
 
-/// Takes the sender's own id for this message and device.
+/// Whether the sender's own id was taken before.
 async fn claim(
     connection: &mut SqliteConnection,
     post: &PostMessage,
     hash: &[u8; 32],
 ) -> Result<Claim, sqlx::Error> {
-    let rows =
-        sqlx::query("SELECT device_id, content_hash FROM message_ids WHERE user_id = ? AND message_id = ?")
-            .bind(post.user.to_string())
-            .bind(post.id.as_str())
-            .fetch_all(&mut *connection)
-            .await?;
-    let mut taken = false;
+    let rows = sqlx::query(
+        "SELECT device_id, content_hash, expired FROM message_ids WHERE user_id = ? AND message_id = ?",
+    )
+    .bind(post.user.to_string())
+    .bind(post.id.as_str())
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut claim = Claim::New;
     for row in &rows {
         let kept: &[u8] = row.try_get("content_hash")?;
         if kept != hash {
             return Ok(Claim::Reused);
         }
-        taken |= uuid(row, "device_id")? == post.target.0;
+        if uuid(row, "device_id")? == post.target.0 {
+            let expired: bool = row.try_get("expired")?;
+            claim = Claim::Taken(if expired { Fate::Expired } else { Fate::Delivered });
+        }
     }
-    if taken {
-        return Ok(Claim::Taken);
-    }
+    Ok(claim)
+}
+
+/// Takes the sender's own id for this message and device.
+async fn take_id(
+    connection: &mut SqliteConnection,
+    post: &PostMessage,
+    hash: &[u8; 32],
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO message_ids (user_id, message_id, device_id, content_hash, at) VALUES (?, ?, ?, ?, ?)",
     )
@@ -105,22 +126,8 @@ async fn claim(
     .bind(&hash[..])
     .bind(post.at.0)
     .execute(connection)
-    .await?;
-    Ok(Claim::New)
-}
-
-/// Only what was taken is remembered.
-async fn unclaim(connection: &mut SqliteConnection, post: &PostMessage) -> Result<(), sqlx::Error> {
-    if post.content_hash.is_none() {
-        return Ok(());
-    }
-    sqlx::query("DELETE FROM message_ids WHERE user_id = ? AND message_id = ? AND device_id = ?")
-        .bind(post.user.to_string())
-        .bind(post.id.as_str())
-        .bind(post.target.to_string())
-        .execute(connection)
-        .await
-        .map(drop)
+    .await
+    .map(drop)
 }
 
 async fn is_own(
@@ -136,13 +143,17 @@ async fn is_own(
     Ok(row.is_some())
 }
 
-async fn waits(connection: &mut SqliteConnection, post: &PostMessage) -> Result<bool, sqlx::Error> {
-    let row = sqlx::query("SELECT 1 FROM messages WHERE device_id = ? AND message_id = ?")
+/// What waits for the device under this id.
+async fn waiting_body(
+    connection: &mut SqliteConnection,
+    post: &PostMessage,
+) -> Result<Option<String>, sqlx::Error> {
+    let row = sqlx::query("SELECT body FROM messages WHERE device_id = ? AND message_id = ?")
         .bind(post.target.to_string())
         .bind(post.id.as_str())
         .fetch_optional(connection)
         .await?;
-    Ok(row.is_some())
+    row.map(|row| row.try_get("body")).transpose()
 }
 
 /// Takes messages away; which of them were there.
@@ -158,8 +169,19 @@ pub async fn take(
     .bind(take.device.to_string())
     .bind(take.user.to_string())
     .bind(json_list(take.ids.iter().map(MessageId::as_str)))
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    if take.expired {
+        sqlx::query(
+            "UPDATE message_ids SET expired = 1 WHERE user_id = ? AND device_id = ?
+               AND message_id IN (SELECT value FROM json_each(?))",
+        )
+        .bind(take.user.to_string())
+        .bind(take.device.to_string())
+        .bind(json_list(take.ids.iter().map(MessageId::as_str)))
+        .execute(connection)
+        .await?;
+    }
     rows.iter()
         .map(|row| {
             let source = DeviceId(uuid(row, "source_device_id")?);

@@ -1,0 +1,3 @@
+-- A repeat of a message that waited for too long is told so.
+
+ALTER TABLE message_ids ADD COLUMN expired boolean NOT NULL DEFAULT false;
