@@ -94,6 +94,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let tasks = Tasks::default();
     let metrics = Arc::new(Metrics::new());
     metrics.build_info.set(1.0);
+    metrics.connections_limit.set(config.limits.connections as f64);
     let boot = BootId::fresh();
     let mut warnings = warnings(&config);
     let secret = secret(&config, &mut warnings)?;

@@ -14,6 +14,7 @@ use super::error::{Answer, Refused, json_body, no_route};
 use crate::failure::{Code, Failure};
 use crate::net::Peer;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::process;
 
 /// Headers by which a request shows that it came through a proxy.
 const FORWARDING: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "via"];
@@ -62,6 +63,7 @@ pub async fn ready(State(services): State<Services>) -> Response {
 
 /// `GET /metrics` on the metrics port.
 pub async fn metrics(State(metrics): State<Arc<Metrics>>) -> Response {
+    process::measure(&metrics);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], metrics.render()).into_response()
 }

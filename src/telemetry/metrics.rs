@@ -61,6 +61,7 @@ macro_rules! metrics {
 
 metrics! {
     tcp_connections: Gauge = "tandem_tcp_connections"; "Open TCP connections."
+    connections_limit: Gauge = "tandem_tcp_connections_limit"; "LIMIT_CONNECTIONS: more are answered 503."
     refused_connections: Counter = "tandem_tcp_connections_over_cap_total"; "TCP connections beyond LIMIT_CONNECTIONS."
     sockets: Gauge = "tandem_sockets"; "Connected devices."
     users: Gauge = "tandem_users"; "Users with a device on this node."
@@ -125,6 +126,10 @@ metrics! {
     refreshes: Counter = "tandem_token_refreshes_total", outcome = "ok"; "Refresh tokens presented, by outcome."
     refreshes_refused: Counter = "tandem_token_refreshes_total", outcome = "refused"; "Refresh tokens presented, by outcome."
     refresh_reuses: Counter = "tandem_token_refreshes_total", outcome = "reused"; "Refresh tokens presented, by outcome."
+    process_memory: Gauge = "process_resident_memory_bytes"; "Resident memory of the process."
+    process_cpu: Counter = "process_cpu_seconds_total"; "Processor time of the process, in whole seconds."
+    process_files: Gauge = "process_open_fds"; "Open files of the process."
+    process_files_max: Gauge = "process_max_fds"; "Files that the process may open."
     build_info: Gauge = "tandem_build_info", version = env!("CARGO_PKG_VERSION"); "1, with the version as a label."
 }
 

@@ -1,6 +1,7 @@
 //! Logs, traces and metrics.
 
 pub mod metrics;
+pub mod process;
 
 use std::io::IsTerminal;
 

@@ -50,7 +50,7 @@ async fn metrics_are_for_prometheus_on_this_machine() {
     assert!(reply.text.lines().any(|line| build(&line)), "{}", reply.text);
     let names = reply.text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     for line in names {
-        assert!(line.starts_with("tandem_"), "{line}");
+        assert!(line.starts_with("tandem_") || line.starts_with("process_"), "{line}");
     }
     for id in [device.id(), &ann.id, &ann.email] {
         assert!(!reply.text.contains(id), "no ids in metrics");

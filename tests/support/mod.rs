@@ -62,6 +62,7 @@ pub use litestream::{Copy, Litestream, S3Server};
 pub use long::{is_long, short_or_long};
 pub use node::{Env, Node, run_to_exit};
 pub use polling::Polling;
+pub use port::free_port;
 pub use postgres::Postgres;
 pub use process::{Exit, Process};
 pub use random::Random;
