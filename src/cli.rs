@@ -12,7 +12,7 @@ use tandem::config::{Config, Mistakes, SETTINGS, Sources};
 use tandem::net::tls;
 use tandem::store::Database;
 
-use crate::{admin, database};
+use crate::{admin, database, smoke};
 
 /// The exit code for a configuration that cannot work.
 const EXIT_CONFIG: u8 = 2;
@@ -34,6 +34,7 @@ pub fn parse() -> Asked {
     let config = Sources::of_process(flags(&matches)).and_then(|sources| Config::load(&sources));
     match (matches.subcommand_name(), config) {
         (Some("gen-config"), _) => done(gen_config()),
+        (Some("smoke"), _) => Asked::Done(finish(async { smoke::run(subcommand(&matches)) })),
         (_, Err(mistakes)) => Asked::Done(refuse(&mistakes)),
         (Some("check-config"), Ok(_)) => done(say("The configuration is good.\n")),
         (Some("health"), Ok(config)) => done(health(&config)),
@@ -62,11 +63,17 @@ fn command() -> Command {
         .subcommand(Command::new("gen-config").about("Print a .env file with every setting and its default"))
         .subcommands(admin::commands())
         .subcommands(database::commands())
+        .subcommand(smoke::command())
         .subcommand(Command::new("health").about("Ask the node on this host whether it is ready; for probes"))
 }
 
+/// What was said after the subcommand's name, or all of it where none is named.
+fn subcommand(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, matches)| matches)
+}
+
 fn flags(matches: &ArgMatches) -> HashMap<String, String> {
-    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let matches = subcommand(matches);
     SETTINGS
         .iter()
         .filter_map(|setting| {
@@ -82,7 +89,7 @@ fn refuse(mistakes: &Mistakes) -> ExitCode {
 }
 
 fn administrate(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
-    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let matches = subcommand(matches);
     finish(async {
         let operator = app::operator(config).await?;
         let done = admin::run(name, matches, &operator).await;
@@ -92,7 +99,7 @@ fn administrate(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
 }
 
 fn maintain(name: &str, matches: &ArgMatches, config: &Config) -> ExitCode {
-    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let matches = subcommand(matches);
     finish(async {
         let store = app::open_store(config).await?;
         let done = database::run(name, matches, &*store, config.limits.devices_per_user).await;

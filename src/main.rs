@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod database;
+mod smoke;
 
 use std::process::ExitCode;
 

@@ -100,3 +100,28 @@ async fn passwords_come_from_standard_input_and_are_held_to_the_same_rules() {
     let exit = tandem(&node, &["user", "add", "no address"]).await;
     assert!(exit.output.contains("invalid_email"), "{}", exit.output);
 }
+
+#[tokio::test]
+async fn a_smoke_test_from_outside_sees_devices_hear_each_other_and_leaves_nothing() {
+    let node = Node::start(&Env::new()).await;
+
+    let smoke = done(&node, &["smoke", &node.url()]).await;
+
+    assert!(smoke.contains("a change is stored and reaches the other device"), "{smoke}");
+    assert_eq!(done(&node, &["user", "list"]).await, "");
+}
+
+#[tokio::test]
+async fn a_smoke_test_fails_where_registration_is_closed_unless_it_has_a_token() {
+    let node = Node::start(&Env::new().set("REGISTRATION", "closed")).await;
+    done(&node, &["user", "add", "smoke@example.test"]).await;
+    let file = node.folder().join("token");
+    std::fs::write(&file, done(&node, &["token", "smoke@example.test"]).await).unwrap();
+
+    let without = tandem(&node, &["smoke", &node.url()]).await;
+    let with = done(&node, &["smoke", &node.url(), "--token-file", file.to_str().unwrap()]).await;
+
+    assert_eq!(without.code, Some(1));
+    assert!(without.output.contains("registration_closed"), "{}", without.output);
+    assert!(with.contains("an event reaches the other device"), "{with}");
+}
