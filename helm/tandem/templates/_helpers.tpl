@@ -1,0 +1,202 @@
+{{- define "tandem.fullname" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "tandem.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: node
+{{- end }}
+
+{{- define "tandem.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "tandem.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* What would lose data or serve nobody is refused here, with the value to change. */}}
+{{- define "tandem.check" -}}
+{{- $several := or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled }}
+{{- if and (eq .Values.storage.mode "sqlite") $several }}
+{{- fail "storage.mode sqlite takes one node: two writers on one volume, or one Litestream copy, destroy it. Set replicas to 1 and autoscaling.enabled to false, or use storage.mode postgres." }}
+{{- end }}
+{{- if and (eq .Values.storage.mode "postgres") (not .Values.storage.postgres.existingSecret) }}
+{{- fail "storage.postgres.existingSecret must name a secret with the key database-url." }}
+{{- end }}
+{{- if and $several (not .Values.redis.existingSecret) }}
+{{- fail "More than one node needs Redis: redis.existingSecret must name a secret with the key redis-url." }}
+{{- end }}
+{{- if not .Values.allowedOrigins }}
+{{- fail "allowedOrigins must be chosen: a list of origins, or [\"*\"] for any." }}
+{{- end }}
+{{- if not .Values.secret.existingSecret }}
+{{- fail "secret.existingSecret must name a secret with the key jwt-secret (kubectl create secret generic tandem --from-literal=jwt-secret=$(openssl rand -hex 32))." }}
+{{- end }}
+{{- if and (eq .Values.storage.sqlite.durability "replicated") (not .Values.storage.sqlite.litestreamUrl) }}
+{{- fail "storage.sqlite.durability replicated needs storage.sqlite.litestreamUrl." }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+{{- fail "ingress.hosts must name a host." }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+{{- fail "httpRoute.parentRefs must name a gateway." }}
+{{- end }}
+{{- end }}
+
+{{- define "tandem.podSpec" -}}
+serviceAccountName: {{ include "tandem.fullname" . }}
+automountServiceAccountToken: false
+terminationGracePeriodSeconds: {{ add .Values.drain.preStopSeconds .Values.drain.lagSeconds .Values.drain.seconds 15 }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile: {type: RuntimeDefault}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .Values.topologySpread.enabled }}
+topologySpreadConstraints:
+  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "tandem.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- $litestream := and (eq .Values.storage.mode "sqlite") .Values.storage.sqlite.litestreamUrl }}
+{{- if $litestream }}
+initContainers:
+  - name: restore
+    image: {{ .Values.storage.sqlite.litestreamImage }}
+    args: [restore, -config, /etc/litestream/litestream.yml, -if-db-not-exists, -if-replica-exists, /data/tandem.db]
+    securityContext: {{- include "tandem.containerSecurity" . | nindent 6 }}
+    {{- include "tandem.litestreamEnv" . | nindent 4 }}
+    volumeMounts: {{- include "tandem.litestreamMounts" . | nindent 6 }}
+  # A native sidecar: started before the node, ended after it, so that the last commits are copied.
+  - name: litestream
+    image: {{ .Values.storage.sqlite.litestreamImage }}
+    restartPolicy: Always
+    args: [replicate, -config, /etc/litestream/litestream.yml]
+    securityContext: {{- include "tandem.containerSecurity" . | nindent 6 }}
+    {{- include "tandem.litestreamEnv" . | nindent 4 }}
+    volumeMounts: {{- include "tandem.litestreamMounts" . | nindent 6 }}
+{{- end }}
+containers:
+  - name: tandem
+    image: {{ include "tandem.image" . }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    securityContext: {{- include "tandem.containerSecurity" . | nindent 6 }}
+    ports:
+      - {name: http, containerPort: 3001}
+      - {name: metrics, containerPort: {{ .Values.metrics.port }}}
+    env:
+      - {name: HOST, value: "0.0.0.0"}
+      - {name: PORT, value: "3001"}
+      - {name: METRICS_PORT, value: {{ .Values.metrics.port | quote }}}
+      - {name: LOG_FORMAT, value: json}
+      - {name: DRAIN_SECONDS, value: {{ .Values.drain.seconds | quote }}}
+      - {name: DRAIN_LAG_SECONDS, value: {{ .Values.drain.lagSeconds | quote }}}
+      - {name: ALLOWED_ORIGINS, value: {{ ternary "" (join "," .Values.allowedOrigins) (has "*" .Values.allowedOrigins) | quote }}}
+      - name: NODE_ID
+        valueFrom: {fieldRef: {fieldPath: metadata.name}}
+      - name: JWT_SECRET
+        valueFrom: {secretKeyRef: {name: {{ .Values.secret.existingSecret }}, key: jwt-secret}}
+      - name: JWT_SECRET_PREVIOUS
+        valueFrom: {secretKeyRef: {name: {{ .Values.secret.existingSecret }}, key: jwt-secret-previous, optional: true}}
+      {{- if eq .Values.storage.mode "sqlite" }}
+      - {name: DATABASE_URL, value: "sqlite:///data/tandem.db"}
+      {{- if $litestream }}
+      - {name: LITESTREAM_SOCKET, value: /data/litestream.sock}
+      - {name: DURABILITY, value: {{ .Values.storage.sqlite.durability }}}
+      {{- end }}
+      {{- else }}
+      - name: DATABASE_URL
+        valueFrom: {secretKeyRef: {name: {{ .Values.storage.postgres.existingSecret }}, key: database-url}}
+      {{- end }}
+      {{- with .Values.redis.existingSecret }}
+      - name: REDIS_URL
+        valueFrom: {secretKeyRef: {name: {{ . }}, key: redis-url}}
+      {{- end }}
+      {{- range $name, $value := .Values.settings }}
+      - {name: {{ $name }}, value: {{ $value | quote }}}
+      {{- end }}
+    # Liveness looks at nothing but the process: a store that is away must not restart every pod at once.
+    startupProbe:
+      httpGet: {path: /api/health/live, port: http}
+      periodSeconds: 2
+      failureThreshold: 60
+    livenessProbe:
+      httpGet: {path: /api/health/live, port: http}
+      periodSeconds: 10
+      timeoutSeconds: 5
+      failureThreshold: 6
+    readinessProbe:
+      httpGet: {path: /api/health/ready, port: http}
+      periodSeconds: 2
+      timeoutSeconds: 2
+      failureThreshold: 2
+    {{- if .Values.drain.preStopSeconds }}
+    lifecycle:
+      preStop:
+        sleep: {seconds: {{ .Values.drain.preStopSeconds }}}
+    {{- end }}
+    resources: {{- toYaml .Values.resources | nindent 6 }}
+    {{- if eq .Values.storage.mode "sqlite" }}
+    volumeMounts:
+      - {name: data, mountPath: /data}
+    {{- end }}
+{{- if $litestream }}
+volumes:
+  - name: litestream
+    configMap: {name: {{ include "tandem.fullname" . }}-litestream}
+{{- end }}
+{{- end }}
+
+{{- define "tandem.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "tandem.litestreamEnv" -}}
+{{- with .Values.storage.sqlite.litestreamEnvSecret -}}
+envFrom:
+  - secretRef: {name: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{- define "tandem.litestreamMounts" -}}
+- {name: data, mountPath: /data}
+- {name: litestream, mountPath: /etc/litestream, readOnly: true}
+{{- end }}
+
+{{- define "tandem.podMeta" -}}
+labels: {{- include "tandem.labels" . | nindent 2 }}
+  app.kubernetes.io/component: node
+annotations:
+  checksum/values: {{ toJson .Values | sha256sum }}
+  {{- with .Values.podAnnotations }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end }}
+
+{{/* Where clients' connections go: the nodes, or HAProxy before them. */}}
+{{- define "tandem.entrance" -}}
+{{ include "tandem.fullname" . }}{{ if .Values.polling.enabled }}-haproxy{{ end }}
+{{- end }}
