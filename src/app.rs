@@ -316,7 +316,8 @@ fn tls(config: &Config, tasks: &Tasks) -> anyhow::Result<Option<net::Tls>> {
     Ok(Some(tls))
 }
 
-fn bounds(config: &Config) -> Bounds {
+/// What the store enforces.
+pub fn bounds(config: &Config) -> Bounds {
     Bounds {
         merge: merge::Limits { state_bytes_max: config.limits.state_bytes, ..merge::Limits::default() },
         keys_per_user: config.limits.keys_per_user,

@@ -38,6 +38,9 @@ pub fn parse() -> Asked {
         (_, Err(mistakes)) => Asked::Done(refuse(&mistakes)),
         (Some("check-config"), Ok(_)) => done(say("The configuration is good.\n")),
         (Some("health"), Ok(config)) => done(health(&config)),
+        (Some("copy"), Ok(config)) => {
+            Asked::Done(finish(async { database::copy(subcommand(&matches), app::bounds(&config)).await }))
+        }
         (Some(name @ ("user" | "token")), Ok(config)) => Asked::Done(administrate(name, &matches, &config)),
         (Some(name), Ok(config)) if name != "serve" => Asked::Done(maintain(name, &matches, &config)),
         (_, Ok(config)) => Asked::Serve(Box::new(config)),

@@ -8,6 +8,7 @@
 
 pub mod accounts;
 pub mod batch;
+pub mod copy;
 pub mod messages;
 mod postgres;
 pub mod replica;

@@ -30,6 +30,7 @@ mod compare_and_set;
 mod conflicts;
 mod connecting;
 mod convergence;
+mod copy;
 mod crash;
 mod deadlines;
 mod described;

@@ -83,7 +83,7 @@ impl Env {
 
     /// The command in `folder`, with this environment and nothing of the test's own (a developer's `.env` or
     /// `REDIS_URL` must not reach it).
-    fn command(&self, folder: &Path) -> Command {
+    pub fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(binary());
         command.args(&self.args).current_dir(folder).env_clear();
         for name in ["PATH", "HOME", "LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {

@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::commit::Commits;
 use self::links::Links;
+pub use self::sql::holdable;
 use super::{
     Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, MailboxDepth, Moved, MovedSince, Reply,
     Retention, Revocation, Selection, Snapshot, Store, StoreError, StoreResult, WaitingMessage,
@@ -75,7 +76,13 @@ impl PostgresStore {
     /// UTF-8, or the schema is newer than this program.
     pub async fn open(url: &Secret, bounds: Bounds) -> anyhow::Result<Self> {
         let options = options(url)?;
-        let epoch = prepare(&options).await?;
+        let mut connection = prepare(&options).await?;
+        anyhow::ensure!(
+            copy_under_way(&mut connection).await?.is_none(),
+            "a copy into this database is not finished: run tandem copy again, to its end"
+        );
+        let epoch = read_epoch(&mut connection).await?;
+        connection.close().await?;
         Ok(Self {
             writer: Links::new(options.clone(), 1),
             readers: Links::new(options.clone(), READERS),
@@ -108,9 +115,22 @@ fn options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
     Ok(options.application_name("tandem").statement_cache_capacity(STATEMENTS).disable_statement_logging())
 }
 
+/// A connection to the database at `url`, migrated, for a copy into it.
+///
+/// # Errors
+/// As [`PostgresStore::open`].
+pub async fn open_for_copy(url: &Secret) -> anyhow::Result<PgConnection> {
+    prepare(&options(url)?).await
+}
+
+/// The epoch of the database that is being copied into this one, if one is.
+pub async fn copy_under_way(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT value FROM meta WHERE name = 'copying'").fetch_optional(connection).await
+}
+
 /// Migrates the database and reads or makes its epoch. Nodes that start together
 /// do so one after the other (the migrator holds an advisory lock).
-async fn prepare(options: &PgConnectOptions) -> anyhow::Result<Epoch> {
+async fn prepare(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     let mut connection = first_connection(options).await?;
     let about = sqlx::query(
         "SELECT current_setting('server_version_num')::int AS version,
@@ -124,9 +144,8 @@ async fn prepare(options: &PgConnectOptions) -> anyhow::Result<Epoch> {
     );
     anyhow::ensure!(about.try_get::<&str, _>("encoding")? == "UTF8", "the database's encoding is not UTF8");
     MIGRATIONS.run_direct(None, &mut connection, false).await.context("cannot migrate the database")?;
-    let epoch = epoch_of(&mut connection).await.context("cannot read the database's epoch")?;
-    connection.close().await?;
-    Ok(epoch)
+    check_past(&mut connection).await.context("cannot read the database's epoch")?;
+    Ok(connection)
 }
 
 async fn first_connection(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
@@ -165,7 +184,7 @@ fn may_pass(error: &sqlx::Error) -> bool {
 /// and oids stand beside it. A restored or promoted copy differs in one of them
 /// and gets a new epoch. Where the role may not look at the cluster's control
 /// data, the oids alone must do.
-async fn epoch_of(connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
+async fn check_past(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let cluster: Option<String> = sqlx::query_scalar(
         "SELECT concat(system_identifier, '.', timeline_id) FROM pg_control_system(), pg_control_checkpoint()",
     )
@@ -196,9 +215,7 @@ async fn epoch_of(connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
         .execute(&mut *transaction)
         .await?;
     }
-    let epoch = read_epoch(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok(epoch)
+    transaction.commit().await
 }
 
 async fn read_epoch(connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
