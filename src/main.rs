@@ -7,6 +7,7 @@ mod smoke;
 
 use std::process::ExitCode;
 
+use tandem::telemetry::traces::Exporter;
 use tandem::{app, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,10 +22,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: tandem::config::Config) -> ExitCode {
-    telemetry::init_logs(&config.log, config.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let served = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        let served = runtime.block_on(run(config));
+    let served = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let served = served.map_err(anyhow::Error::from).and_then(|runtime| {
+        let served = runtime.block_on(observed(config));
         // Hashes and files that still run are not waited for.
         runtime.shutdown_background();
         served
@@ -36,6 +36,17 @@ fn serve(config: tandem::config::Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn observed(config: tandem::config::Config) -> anyhow::Result<()> {
+    let exporter = config.traces.as_ref().map(Exporter::start).transpose();
+    telemetry::init(&config.log, config.log_format, exporter.as_ref().ok().and_then(Option::as_ref));
+    let exporter = exporter?;
+    let ran = run(config).await;
+    if let Some(exporter) = exporter {
+        exporter.flush().await;
+    }
+    ran
 }
 
 async fn run(config: tandem::config::Config) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use crate::model::Secret;
 use crate::net::network::Network;
 use crate::net::tls;
 use crate::store::{self, Database, replica};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, traces};
 
 /// Secrets found in tutorials and samples; whoever signs with one of them signs
 /// with a key that everybody knows.
@@ -84,6 +84,7 @@ pub struct Config {
     pub ping_interval: Duration,
     pub ping_timeout: Duration,
     pub limits: Limits,
+    pub traces: Option<traces::Settings>,
     pub log: String,
     pub log_format: LogFormat,
 }
@@ -219,6 +220,7 @@ impl Reader<'_> {
             ping_interval: self.seconds("PING_INTERVAL_SECONDS", 1, 300),
             ping_timeout: self.seconds("PING_TIMEOUT_SECONDS", 1, 300),
             limits: self.limits(),
+            traces: self.traces(),
             log: self.log_filter(),
             log_format: self.choice(
                 "LOG_FORMAT",
@@ -365,6 +367,26 @@ impl Reader<'_> {
         if config.replica.is_some() && !matches!(config.database, Database::Sqlite { .. }) {
             self.mistakes.push("LITESTREAM_SOCKET: Litestream copies SQLite databases only".to_owned());
         }
+    }
+
+    fn traces(&mut self) -> Option<traces::Settings> {
+        let endpoint =
+            self.optional("OTEL_EXPORTER_OTLP_ENDPOINT", "http://HOST:PORT or https://HOST", |text| {
+                let uri: http::Uri = text.parse().ok()?;
+                let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+                (is_http && uri.host().is_some_and(|host| !host.is_empty())).then(|| text.to_owned())
+            });
+        let headers = self.list("OTEL_EXPORTER_OTLP_HEADERS", "name=value pairs", |text| {
+            let (name, value) = text.split_once('=')?;
+            http::HeaderName::try_from(name.trim()).ok()?;
+            http::HeaderValue::try_from(value.trim()).ok()?;
+            Some((name.trim().to_owned(), Secret::new(value.trim().to_owned())))
+        });
+        let ratio = self.value("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", |text| {
+            text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+        });
+        let (service, node) = (self.text("OTEL_SERVICE_NAME").to_owned(), self.node_id());
+        endpoint.map(|endpoint| traces::Settings { endpoint, headers, service, node, ratio })
     }
 
     fn redis_url(&mut self) -> Option<Secret> {

@@ -62,6 +62,14 @@ pub const SETTINGS: &[Setting] = &[
     row("LIMIT_EVENTS_PER_SECOND", "200", "events a second and device; twice that a user; 0: off"),
     row("LIMIT_LOGINS_PER_EMAIL", "10", "logins a minute and e-mail; 0: off"),
     row("LIMIT_AUTH_PER_ADDRESS", "60", "register, login and refresh a minute and address; 0: off"),
+    row(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        "base URL of an OTLP collector (HTTP) that traces go to; empty: none",
+    ),
+    row("OTEL_EXPORTER_OTLP_HEADERS", "", "comma-separated name=value headers for it, such as keys"),
+    row("OTEL_SERVICE_NAME", "tandem", "what traces call this service"),
+    row("OTEL_TRACES_SAMPLER_ARG", "0.01", "share of events that are traced, from 0 to 1"),
     row("LOG", "info", "log filter, as in RUST_LOG: error, warn, info, debug or per module"),
     row("LOG_FORMAT", "auto", "json, text, or auto: text on a terminal"),
 ];

@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tracing::{Instrument, Span};
 
 use super::Services;
 use super::error::{Answer, Refused, json_body, no_route};
 use crate::failure::{Code, Failure};
 use crate::net::Peer;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::process;
+use crate::telemetry::traces::{self, Context};
+use crate::telemetry::{exemplars, process};
 
 /// Headers by which a request shows that it came through a proxy.
 const FORWARDING: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "via"];
@@ -62,17 +64,28 @@ pub async fn ready(State(services): State<Services>) -> Response {
 }
 
 /// `GET /metrics` on the metrics port.
-pub async fn metrics(State(metrics): State<Arc<Metrics>>) -> Response {
+pub async fn metrics(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Response {
     process::measure(&metrics);
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], metrics.render()).into_response()
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let (kind, text) = if accept.is_some_and(exemplars::is_accepted) {
+        (exemplars::CONTENT_TYPE, metrics.render_open_metrics())
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", metrics.render())
+    };
+    let headers = [(header::CONTENT_TYPE, kind), (header::VARY, "accept")];
+    (headers, text).into_response()
 }
 
 /// `GET /metrics` on the main port: for this host only.
 pub async fn local_metrics(State(services): State<Services>, request: Request) -> Answer {
     let is_local = request.extensions().get::<Peer>().is_some_and(|peer| peer.address.is_loopback());
-    let is_forwarded = FORWARDING.iter().any(|name| request.headers().contains_key(*name));
-    if is_local && !is_forwarded { Ok(metrics(State(services.metrics)).await) } else { Err(no_route().await) }
+    let headers = request.headers().clone();
+    let is_forwarded = FORWARDING.iter().any(|name| headers.contains_key(*name));
+    if is_local && !is_forwarded {
+        Ok(metrics(State(services.metrics), headers).await)
+    } else {
+        Err(no_route().await)
+    }
 }
 
 /// Refuses what is over the connection cap; stamps a request id and headers
@@ -82,14 +95,16 @@ pub async fn guard(State(_services): State<Services>, request: Request, next: Ne
     let is_probe = request.uri().path().starts_with("/api/health");
     let request_id = request_id(&request);
     let span = tracing::debug_span!("http", http.method = %request.method(), request.id = request_id);
+    let traced = trace_of(&request, &request_id);
     let mut response = if over_cap && !is_probe {
         let failure = Failure::new(Code::TooManyConnections, "This node has too many connections.");
         let mut response = Refused(failure).into_response();
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     } else {
-        tracing::Instrument::instrument(next.run(request), span).await
+        next.run(request).instrument(span).instrument(traced.clone()).await
     };
+    traced.record("outcome", response.status().as_u16());
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::try_from(request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);
@@ -98,6 +113,20 @@ pub async fn guard(State(_services): State<Services>, request: Request, next: Ne
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
+}
+
+/// The trace of a request, which a caller may have begun. Probes and scrapes are not worth one.
+fn trace_of(request: &Request, request_id: &str) -> Span {
+    let Some(route) = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) else {
+        return Span::none();
+    };
+    if route.starts_with("/api/health") || route == "/metrics" {
+        return Span::none();
+    }
+    let parent = || Context::parse(request.headers().get("traceparent")?.to_str().ok()?);
+    let span = traces::begin(&format!("{} {route}", request.method()), parent);
+    span.record("request.id", request_id);
+    span
 }
 
 /// What every answer says unless it says otherwise: it is data, for whoever asked.

@@ -23,6 +23,7 @@ use crate::model::{
     Change, Clock, ConnectionId, DeviceId, DeviceInfo, JsonText, MessageId, Revoked, SessionKey, Timestamp,
     UserId,
 };
+use crate::telemetry::traces::{self, Context};
 use crate::wire;
 
 /// How long another node has to ping its device for us: its own wait for the
@@ -82,7 +83,7 @@ impl Hub {
             deleted: change.state.is_none(),
         };
         let state = change.state.as_ref().map(|state| Bytes::copy_from_slice(state.as_bytes()));
-        self.0.backplane.publish(change.user, &Envelope::new(Kind::Change(body), state));
+        self.publish_bytes(change.user, Kind::Change(body), state);
     }
 
     pub(super) fn publish_realtime(
@@ -97,12 +98,18 @@ impl Hub {
             _ => None,
         };
         let body = Realtime { source, to: to.map(<[_]>::to_vec), coalesce };
-        let envelope = Envelope::new(Kind::Realtime(body), Some(item.frame.bytes()));
-        self.0.backplane.publish(user, &envelope);
+        self.publish_bytes(user, Kind::Realtime(body), Some(item.frame.bytes()));
     }
 
     fn publish(&self, user: UserId, kind: Kind, payload: Option<String>) {
-        self.0.backplane.publish(user, &Envelope::new(kind, payload.map(Bytes::from)));
+        self.publish_bytes(user, kind, payload.map(Bytes::from));
+    }
+
+    fn publish_bytes(&self, user: UserId, kind: Kind, payload: Option<Bytes>) {
+        let step = traces::step("backplane.publish", traces::Role::Producer, Context::current());
+        let mut envelope = Envelope::new(kind, payload);
+        envelope.trace = Context::of(&step).map(|context| context.traceparent());
+        self.0.backplane.publish(user, &envelope);
     }
 
     /// Tells everyone that a device came, unless they never heard it was gone.
@@ -442,6 +449,8 @@ pub async fn listen(hub: Hub, mut inbound: InboundReceiver) {
 
 impl Hub {
     fn take(&self, user: UserId, envelope: Envelope) {
+        let from = envelope.trace.as_deref().and_then(Context::parse);
+        let _step = traces::step("deliver", traces::Role::Consumer, from).entered();
         let text = |payload: Option<Bytes>| payload.and_then(|bytes| String::from_utf8(bytes.into()).ok());
         match envelope.kind {
             Kind::Change(changed) => self.take_change(user, changed, text(envelope.payload)),

@@ -25,6 +25,7 @@ use crate::model::{Change, ConnectionId, DeviceId, Epoch, Seq, Timestamp, UserId
 use crate::store::Store;
 use crate::store::writer::Committed;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces;
 use crate::wire::{self, Frame};
 
 pub use ask::ask_regularly;
@@ -340,13 +341,15 @@ impl Hub {
     /// Takes what this node committed, in the order of the commits.
     pub fn committed(&self, committed: &Committed) {
         self.mind_the_epoch();
-        for change in &committed.changes {
+        for (change, trace) in &committed.changes {
+            let _step = traces::step("deliver", traces::Role::Internal, *trace).entered();
             self.change(change.clone());
             if self.is_clustered() {
                 self.publish_change(change);
             }
         }
-        self.0.metrics.delivery_seconds.record(committed.at.elapsed());
+        let trace = committed.changes.iter().find_map(|(_, trace)| *trace);
+        self.0.metrics.delivered(committed.at.elapsed(), trace);
     }
 
     /// Where a new epoch has begun, what devices know counts no more: all

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tracing::field::display;
+use tracing::{Instrument, Span};
 
 use super::fields::{self, Named};
 use super::messages;
@@ -20,6 +22,7 @@ use crate::merge::OnConflict;
 use crate::model::{Clock, DeviceId, Epoch, Seq, SessionKey, Version};
 use crate::store::{Selection, SessionWrite, WriteChange};
 use crate::sync::{OP_ID_CHARS_MAX, Pending, ack_body};
+use crate::telemetry::traces;
 use crate::wire::{self, AckId};
 
 /// Writes of one socket that may wait for their commit at a time.
@@ -45,7 +48,10 @@ pub fn handle_at_once(session: &Session, id: Option<AckId>, json: &str) -> bool 
         }
     };
     let outcome = match event.name.as_str() {
-        "realtime-event" => realtime(session, who, event.payload),
+        "realtime-event" => {
+            let span = span_of("realtime-event", who);
+            span.in_scope(|| realtime(session, who, event.payload))
+        }
         "session-update" | "session-delete" | "session-get" | "device-message" | "device-message-ack"
         | "auth-refresh" => {
             return false;
@@ -62,6 +68,17 @@ struct Owed {
     name: &'static str,
     key: SessionKey,
     pending: Pending,
+    span: Span,
+}
+
+/// The span of an event, from its arrival to its answer.
+fn span_of(name: &str, who: Who) -> Span {
+    let span = traces::begin(name, || None);
+    if !span.is_disabled() {
+        span.record("user.id", display(who.user));
+        span.record("device.id", display(who.device));
+    }
+    span
 }
 
 /// Handles `json` and whatever follows it, until the inbox is empty.
@@ -108,17 +125,21 @@ async fn one(session: &Arc<Session>, id: Option<AckId>, json: &str, owed: &mut V
             settle(session, write).await;
         }
         if event.name == "device-message" {
-            if let Err(failure) = messages::send(session, who, id, event.payload).await {
+            let span = span_of("device-message", who);
+            if let Err(failure) = messages::send(session, who, id, event.payload).instrument(span).await {
                 session.answer(id, Some(&event.name), Err(failure));
             }
             return;
         }
-        let outcome = other(session, who, &event).await;
+        let span = if is_known(&event.name) { span_of(&event.name, who) } else { Span::none() };
+        let outcome = other(session, who, &event).instrument(span).await;
         return session.answer(id, Some(&event.name), outcome);
     };
     let submitted = write.and_then(|write| {
         let key = write.key.clone();
-        Ok(Owed { id, name, key, pending: session.services.sync.submit(write)? })
+        let span = span_of(name, who);
+        let pending = span.in_scope(|| session.services.sync.submit(write))?;
+        Ok(Owed { id, name, key, pending, span })
     });
     match submitted {
         Ok(write) => owed.push_back(write),
@@ -129,7 +150,13 @@ async fn one(session: &Arc<Session>, id: Option<AckId>, json: &str, owed: &mut V
 /// Answers a write after its commit.
 async fn settle(session: &Session, write: Owed) {
     let outcome = session.services.sync.settle(write.pending).await;
+    write.span.record("outcome", outcome.as_ref().map_or_else(|failure| failure.code.as_str(), |_| "ok"));
     session.answer(write.id, Some(write.name), outcome.map(|written| ack_body(&write.key, &written)));
+}
+
+/// Whether a span may be called so: names that clients make up are without bound.
+fn is_known(name: &str) -> bool {
+    ["realtime-event", "session-get", "device-message-ack", "auth-refresh"].contains(&name)
 }
 
 async fn other(session: &Session, who: Who, event: &Named<'_>) -> Outcome<String> {

@@ -22,6 +22,7 @@ use super::{
 use crate::drain::Tasks;
 use crate::model::{Change, Revoked, UserId};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::{self, Context};
 
 /// A caller waits no longer than this.
 const ANSWER_WITHIN: Duration = Duration::from_millis(2_800);
@@ -40,8 +41,8 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 
 /// Changes that were committed together, and when.
 pub struct Committed {
-    /// In the order of their commit.
-    pub changes: Vec<Arc<Change>>,
+    /// In the order of their commit, each with its place in a trace.
+    pub changes: Vec<(Arc<Change>, Option<Context>)>,
     /// The moment after the commit.
     pub at: Instant,
 }
@@ -62,6 +63,7 @@ struct Waiting {
     command: Command,
     state: Arc<AtomicU8>,
     answer: oneshot::Sender<StoreResult<Reply>>,
+    trace: Option<Context>,
 }
 
 #[derive(Default)]
@@ -291,7 +293,7 @@ impl Writer {
     pub fn enqueue(&self, command: Command) -> StoreResult<Submitted> {
         let (answer, answered) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(WAITING));
-        let waiting = Waiting { command, state: state.clone(), answer };
+        let waiting = Waiting { command, state: state.clone(), answer, trace: Context::current() };
         let (kept, depth) = {
             let mut lanes = self.queue.lanes.lock().unwrap_or_else(PoisonError::into_inner);
             (lanes.push(waiting), lanes.commands)
@@ -376,21 +378,30 @@ impl Writing {
 
     /// Commits `batch` and answers its callers; returns what the store held back.
     async fn commit(&self, batch: Vec<Waiting>) -> Vec<Waiting> {
-        let (commands, callers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|waiting| (waiting.command, (waiting.state, waiting.answer))).unzip();
+        let (commands, callers): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|waiting| (waiting.command, (waiting.state, waiting.answer, waiting.trace)))
+            .unzip();
+        let steps = steps(callers.iter().filter_map(|(_, _, trace)| *trace), commands.len());
         let started = Instant::now();
         let result = self.store.commit(&commands).await;
-        self.metrics.commit_seconds.record(started.elapsed());
+        drop(steps);
+        let trace = callers.iter().find_map(|(_, _, trace)| *trace);
+        self.metrics.committed(started.elapsed(), trace);
         self.metrics.commit_batch.record(commands.len() as f64);
         match result {
             Ok(replies) => {
                 self.metrics.store_up.set(1.0);
-                let changes: Vec<_> = replies.iter().filter_map(change_of).collect();
+                let changes = replies.iter().zip(&callers);
+                let changes = changes.filter_map(|(reply, (_, _, trace))| Some((change_of(reply)?, *trace)));
+                let changes = changes.collect();
                 let (mut held, mut answers) = (Vec::new(), Vec::new());
-                for ((command, (state, answer)), reply) in commands.into_iter().zip(callers).zip(replies) {
+                for ((command, (state, answer, trace)), reply) in
+                    commands.into_iter().zip(callers).zip(replies)
+                {
                     let is_kept = command.is_kept();
                     match reply {
-                        Reply::Held => held.push(Waiting { command, state, answer }),
+                        Reply::Held => held.push(Waiting { command, state, answer, trace }),
                         reply => answers.push(((answer, reply), is_kept)),
                     }
                 }
@@ -401,7 +412,7 @@ impl Writing {
                 self.metrics.commit_failures.increment(1);
                 self.metrics.store_up.set(0.0);
                 tracing::warn!(%error, commands = commands.len(), "commit failed");
-                refuse(callers.into_iter().map(|(_, answer)| answer), &error);
+                refuse(callers.into_iter().map(|(_, answer, _)| answer), &error);
                 Vec::new()
             }
         }
@@ -409,7 +420,11 @@ impl Writing {
 
     /// Acks what is committed, and copied where that is asked for, and tells the
     /// hub. It hears of what is committed whether it is copied or not.
-    async fn answer(&self, replies: Vec<((Answer, Reply), bool)>, changes: Vec<Arc<Change>>) {
+    async fn answer(
+        &self,
+        replies: Vec<((Answer, Reply), bool)>,
+        changes: Vec<(Arc<Change>, Option<Context>)>,
+    ) {
         let committed = Committed { changes, at: Instant::now() };
         let Some(replica) = &self.replica else {
             replies.into_iter().for_each(|((answer, reply), _)| send(answer, Ok(reply)));
@@ -436,6 +451,16 @@ impl Writing {
             drop(self.committed.send(committed).await);
         }
     }
+}
+
+/// A step in each of the traces that a commit belongs to; they end as they are dropped.
+fn steps(traces: impl Iterator<Item = Context>, batch: usize) -> Vec<tracing::Span> {
+    let step = |trace| {
+        let step = traces::step("store.commit", traces::Role::Internal, Some(trace));
+        step.record("batch.size", batch);
+        step
+    };
+    traces.map(step).collect()
 }
 
 fn send(answer: Answer, reply: StoreResult<Reply>) {

@@ -4,6 +4,10 @@
 //! from closed sets, never from ids. `docs/METRICS.md` lists the same names; a
 //! test compares the two.
 
+use std::time::Duration;
+
+use super::exemplars::Exemplars;
+use super::traces::Context;
 use crate::backplane::Observed;
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -24,6 +28,7 @@ macro_rules! metrics {
         /// The metrics of one node.
         pub struct Metrics {
             handle: PrometheusHandle,
+            exemplars: Exemplars,
             $(#[doc = $help] pub $field: $kind,)+
         }
 
@@ -39,6 +44,7 @@ macro_rules! metrics {
                     $(metrics!(@describe $kind $name $help);)+
                     Self {
                         handle,
+                        exemplars: Exemplars::default(),
                         $($field: metrics!(@register $kind $name $(, $label = $value)*),)+
                     }
                 })
@@ -166,10 +172,31 @@ impl Metrics {
         self.presence_claimed.absolute(observed.claimed_rows.load(Relaxed));
     }
 
+    /// Counts a commit, and keeps the trace of one that belongs to one.
+    pub fn committed(&self, took: Duration, trace: Option<Context>) {
+        self.commit_seconds.record(took);
+        if let Some(trace) = trace {
+            self.exemplars.note("tandem_store_commit_seconds", STORE_BUCKETS, took.as_secs_f64(), trace);
+        }
+    }
+
+    /// Counts a delivery of committed changes, and keeps the trace of one that belongs to one.
+    pub fn delivered(&self, took: Duration, trace: Option<Context>) {
+        self.delivery_seconds.record(took);
+        if let Some(trace) = trace {
+            self.exemplars.note("tandem_delivery_seconds", DELIVERY_BUCKETS, took.as_secs_f64(), trace);
+        }
+    }
+
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> String {
         self.handle.run_upkeep();
         self.handle.render()
+    }
+
+    /// The same as OpenMetrics, with exemplars.
+    pub fn render_open_metrics(&self) -> String {
+        self.exemplars.open_metrics(&self.render())
     }
 }
 
@@ -183,7 +210,7 @@ mod tests {
         let listed: Vec<_> = document
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .filter(|name| name.starts_with("tandem_"))
+            .filter(|name| name.starts_with("tandem_") || name.starts_with("process_"))
             .collect();
         let mut known: Vec<_> = Metrics::NAMES.iter().map(|(name, _)| *name).collect();
         known.dedup();

@@ -11,6 +11,7 @@ mod node_killed;
 mod redis_away;
 mod storm;
 mod throttles;
+mod traces;
 mod watched;
 
 use serde_json::Value;
