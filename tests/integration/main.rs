@@ -39,6 +39,7 @@ mod epoch;
 mod examples;
 mod health;
 mod identity;
+mod isolation;
 mod json_untouched;
 mod latency;
 mod lifecycle;

@@ -55,7 +55,7 @@ pub use chaos::ChaosProxy;
 pub use cluster::Cluster;
 pub use collector::{CollectedSpan, Collector};
 pub use database::{age, connection, integrity};
-pub use device::{Device, DeviceOptions};
+pub use device::{Device, DeviceOptions, SENTINEL_KEY};
 pub use disk_image::DiskImage;
 pub use driver::installed_driver;
 pub use haproxy::HaProxy;
