@@ -171,6 +171,40 @@ async fn a_device_forgotten_past_the_limit_is_told_as_removed() {
 }
 
 #[tokio::test]
+async fn the_device_longest_offline_is_forgotten_with_its_messages_and_its_login_lives_on() {
+    let node = Node::start(&Env::new().set("LIMIT_DEVICES_PER_USER", 3)).await;
+    let ann = node.register("ann").await;
+    let watcher = Device::named(&node, &ann, "Watcher").await;
+    let olds_login = ann.log_in(&node).await;
+    let old = Device::named(&node, &olds_login, "Old").await;
+    let older = Device::named(&node, &ann, "Older").await;
+    // Not the order of their making, nor of their connecting: the order of their going.
+    for device in [&older, &old] {
+        device.disconnect().await;
+        watcher.next_where("device-disconnected", |gone| gone["deviceId"] == device.id()).await;
+        let message = json!({"targetDeviceId": device.id(), "message": "wait"});
+        assert_eq!(watcher.emit_ack("device-message", message).await["status"], "queued");
+    }
+
+    let new = Device::named(&node, &ann, "New").await;
+    assert_eq!(watcher.next("device-removed").await, json!({"deviceId": older.id()}));
+    let back = Device::options(&node, &ann).auth("deviceId", new.id()).connect().await;
+    assert_eq!(back.id(), new.id());
+    watcher.expect_none("device-removed").await;
+    Device::named(&node, &ann, "Newer").await;
+    assert_eq!(watcher.next("device-removed").await, json!({"deviceId": old.id()}));
+
+    node.rest_of(&olds_login).get("/api/session").await.expect(200);
+    let message = json!({"targetDeviceId": old.id(), "message": "nobody"});
+    let unknown = watcher.emit_ack("device-message", message).await;
+    assert_eq!(unknown["error"]["code"], "unknown_device", "{unknown}");
+    // It is told nothing of that: it comes back as a new device, on the login that it had.
+    let again = Device::options(&node, &olds_login).auth("deviceId", old.id()).connect().await;
+    assert_ne!(again.id(), old.id());
+    assert_eq!(again.restored()["queuedMessages"], 0);
+}
+
+#[tokio::test]
 async fn devices_of_other_nodes_are_renamed_and_revoked_as_those_of_this() {
     let cluster = Cluster::start(2).await;
     let ann = cluster.register("ann").await;
