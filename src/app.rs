@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tower::{Service, ServiceExt};
 
+use crate::auth::external::{ExternalTokens, Source};
 use crate::auth::operator::Operator;
 use crate::auth::password::Hasher;
 use crate::auth::refresh::RefreshTokens;
@@ -135,6 +136,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             writer: writer.clone(),
             hub: hub.clone(),
             tokens: Tokens::new(&secret, config.jwt_secret_previous.as_ref(), config.legacy_tokens),
+            external: external_tokens(&config, &tasks).await?,
             refresh_tokens: RefreshTokens::new(&secret, config.jwt_secret_previous.as_ref()),
             hasher: hasher(&config)?,
             metrics: metrics.clone(),
@@ -367,6 +369,14 @@ fn hasher(config: &Config) -> anyhow::Result<Hasher> {
     Hasher::new(config.bcrypt_cost, cores.saturating_sub(1))
 }
 
+/// Tokens of an issuer outside, if there is one.
+async fn external_tokens(config: &Config, tasks: &Tasks) -> anyhow::Result<Option<Arc<ExternalTokens>>> {
+    let Some(settings) = &config.external_tokens else { return Ok(None) };
+    let tokens = Arc::new(ExternalTokens::open(settings.clone()).await?);
+    tasks.spawn(tokens.clone().keep_fresh(tasks.clone()));
+    Ok(Some(tokens))
+}
+
 fn auth_settings(config: &Config) -> auth::Settings {
     auth::Settings {
         token_ttl: config.token_ttl,
@@ -381,6 +391,16 @@ fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.allowed_origins.is_empty() {
         warnings.push("pages of any origin may connect; ALLOWED_ORIGINS narrows it".to_owned());
+    }
+    if let Some(external) = &config.external_tokens {
+        if external.audiences.is_empty() {
+            warnings.push(
+                "JWT_AUDIENCE is not set: any token of JWT_ISSUER is taken, whomever it is for".to_owned(),
+            );
+        }
+        if matches!(&external.keys, Source::Url(url) if url.starts_with("http://")) {
+            warnings.push("JWKS is fetched without TLS: who is on the way can sign tokens".to_owned());
+        }
     }
     if let Database::Sqlite { full_sync: false, .. } = config.database {
         warnings.push("SQLITE_SYNCHRONOUS=NORMAL: a power cut may lose acked writes".to_owned());

@@ -1,13 +1,15 @@
 //! Who is it? Accounts, logins and the tokens that prove them.
 
+pub mod external;
 mod logins;
 pub mod operator;
 pub mod password;
 pub mod refresh;
 pub mod token;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -16,8 +18,9 @@ use crate::backplane::{Backplane, Rate, Taken};
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::Hub;
 use crate::model::{Clock, LoginId, Timestamp, UserId};
-use crate::store::{Account, Bearer, NewAccount, NewLogin, Store, Writer};
+use crate::store::{Account, Bearer, Command, ImportAccount, NewAccount, NewLogin, Store, Writer};
 use crate::telemetry::metrics::Metrics;
+use external::ExternalTokens;
 use password::Hasher;
 use refresh::RefreshTokens;
 use token::{Claims, Tokens};
@@ -25,12 +28,15 @@ use token::{Claims, Tokens};
 /// Characters of an e-mail address (RFC 5321, 4.5.3.1.3, less the brackets).
 const EMAIL_BYTES_MAX: usize = 254;
 
+/// Users of an issuer outside that a node remembers.
+const WELCOMED_MAX: usize = 100_000;
+
 /// Who a good token belongs to.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The user.
     pub user: UserId,
-    /// The login; nothing for tokens of the replaced server.
+    /// The login; nothing for tokens of the replaced server or of an issuer outside.
     pub login: Option<LoginId>,
     /// When the token was made; 0 when it does not say.
     pub issued_at: Timestamp,
@@ -77,6 +83,8 @@ pub struct Parts {
     pub writer: Writer,
     pub hub: Hub,
     pub tokens: Tokens,
+    /// Those of an issuer outside.
+    pub external: Option<Arc<ExternalTokens>>,
     pub refresh_tokens: RefreshTokens,
     pub hasher: Hasher,
     pub metrics: Arc<Metrics>,
@@ -90,6 +98,9 @@ pub struct AuthService {
     writer: Writer,
     hub: Hub,
     tokens: Tokens,
+    external: Option<Arc<ExternalTokens>>,
+    /// Users of the issuer outside who were seen to have an account here.
+    welcomed: Welcomed,
     refresh_tokens: RefreshTokens,
     hasher: Hasher,
     settings: Settings,
@@ -100,8 +111,22 @@ pub struct AuthService {
 impl AuthService {
     /// A service made of `parts`.
     pub fn new(parts: Parts, settings: Settings) -> Self {
-        let Parts { store, writer, hub, tokens, refresh_tokens, hasher, metrics, backplane } = parts;
-        Self { store, writer, hub, tokens, refresh_tokens, hasher, settings, metrics, backplane }
+        let Parts { store, writer, hub, tokens, external, refresh_tokens, hasher, metrics, backplane } =
+            parts;
+        let welcomed = Welcomed::default();
+        Self {
+            store,
+            writer,
+            hub,
+            tokens,
+            external,
+            welcomed,
+            refresh_tokens,
+            hasher,
+            settings,
+            metrics,
+            backplane,
+        }
     }
 
     /// Counts one try of `address` at register, login or refresh.
@@ -226,12 +251,45 @@ impl AuthService {
         (self.tokens.sign(&Claims::new(user, email, login, at, expires_at)), expires_at)
     }
 
-    /// Checks a token's signature and times, not yet whether its login still is.
+    /// Checks a token's signature and times, not yet whether its login still is. Who comes with a good token from
+    /// outside for the first time gets an account.
     ///
     /// # Errors
-    /// `unauthorized` or `token_expired`.
-    pub fn verify(&self, token: &str) -> Outcome<Identity> {
-        self.tokens.verify(token, Clock::now())
+    /// `unauthorized` or `token_expired`; the store's failures.
+    pub async fn identify(&self, token: &str) -> Outcome<Identity> {
+        let header = token::header_of(token)?;
+        match &self.external {
+            Some(external) if ExternalTokens::is_ours(&header) => {
+                let identity = external.verify(token, &header, Clock::now()).await?;
+                self.welcome(identity.user).await?;
+                Ok(identity)
+            }
+            _ => self.tokens.verify_of(token, &header, Clock::now()),
+        }
+    }
+
+    /// Notes that the store refused whom [`AuthService::identify`] let through.
+    pub fn refused(&self, identity: &Identity, failure: &Failure) {
+        if failure.code == Code::Unauthorized {
+            self.welcomed.forget(identity.user);
+        }
+    }
+
+    /// Makes sure that a user of the issuer outside has an account, which has no password and no e-mail address.
+    async fn welcome(&self, user: UserId) -> Outcome<()> {
+        if self.welcomed.knows(user) {
+            return Ok(());
+        }
+        if self.store.account_of(user).await?.is_none() {
+            let (email, password_hash) = (external::address_of(user), "none".to_owned());
+            let account = Account { user, email, password_hash, created_at: Clock::now() };
+            // When another node was quicker, that is as good.
+            self.writer
+                .submit(Command::ImportAccount(ImportAccount { account, devices: Vec::new() }))
+                .await?;
+        }
+        self.welcomed.note(user);
+        Ok(())
     }
 
     /// Checks a token in full.
@@ -239,12 +297,40 @@ impl AuthService {
     /// # Errors
     /// `unauthorized` or `token_expired`; the store's failures.
     pub async fn authenticate(&self, token: &str) -> Outcome<Identity> {
-        let identity = self.verify(token)?;
+        let identity = self.identify(token).await?;
         if self.store.is_authorized(&identity.bearer(), Clock::now()).await? {
             Ok(identity)
         } else {
+            self.welcomed.forget(identity.user);
             Err(login_ended())
         }
+    }
+}
+
+/// Users who need not be looked up again, up to a bound.
+#[derive(Default)]
+struct Welcomed(Mutex<HashSet<UserId>>);
+
+impl Welcomed {
+    fn users(&self) -> MutexGuard<'_, HashSet<UserId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn knows(&self, user: UserId) -> bool {
+        self.users().contains(&user)
+    }
+
+    fn note(&self, user: UserId) {
+        let mut users = self.users();
+        if users.len() >= WELCOMED_MAX {
+            users.clear();
+        }
+        users.insert(user);
+    }
+
+    /// Whoever was removed meanwhile is looked up the next time.
+    fn forget(&self, user: UserId) {
+        self.users().remove(&user);
     }
 }
 

@@ -61,6 +61,17 @@ struct LegacyClaims {
     exp: i64,
 }
 
+/// What a token says of its form.
+///
+/// # Errors
+/// `unauthorized` when it is none.
+pub fn header_of(token: &str) -> Outcome<Header> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(unauthorized());
+    }
+    decode_header(token).map_err(|_| unauthorized())
+}
+
 /// Signs and checks tokens.
 pub struct Tokens {
     signing: EncodingKey,
@@ -90,10 +101,14 @@ impl Tokens {
     /// # Errors
     /// `token_expired` for a good token past its time, else `unauthorized`.
     pub fn verify(&self, token: &str, now: Timestamp) -> Outcome<Identity> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(unauthorized());
-        }
-        let header = decode_header(token).map_err(|_| unauthorized())?;
+        self.verify_of(token, &header_of(token)?, now)
+    }
+
+    /// The same of a token whose header is known.
+    ///
+    /// # Errors
+    /// As [`Tokens::verify`].
+    pub fn verify_of(&self, token: &str, header: &Header, now: Timestamp) -> Outcome<Identity> {
         let (identity, expires) = match header.typ.as_deref() {
             _ if header.alg != Algorithm::HS256 => return Err(unauthorized()),
             Some(TYPE) => self.ours(token)?,
@@ -136,12 +151,14 @@ fn validation(required: &[&str]) -> Validation {
     validation
 }
 
-fn identity(user: UserId, login: Option<LoginId>, issued: i64, expires: i64) -> Identity {
+/// What a good token says.
+pub fn identity(user: UserId, login: Option<LoginId>, issued: i64, expires: i64) -> Identity {
     let ms = |seconds: i64| Timestamp(seconds.clamp(0, LAST_SECOND) * 1000);
     Identity { user, login, issued_at: ms(issued), expires_at: ms(expires) }
 }
 
-fn unauthorized() -> Failure {
+/// The answer to any token that is not good.
+pub fn unauthorized() -> Failure {
     Failure::new(Code::Unauthorized, "There is no valid token.")
 }
 

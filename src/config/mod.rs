@@ -15,6 +15,7 @@ use std::time::Duration;
 
 pub use settings::{SETTINGS, Setting};
 
+use crate::auth::external::{self, Source};
 use crate::model::Secret;
 use crate::net::network::Network;
 use crate::net::tls;
@@ -66,6 +67,7 @@ pub struct Config {
     pub node_id: String,
     pub jwt_secret: Option<Secret>,
     pub jwt_secret_previous: Option<Secret>,
+    pub external_tokens: Option<external::Settings>,
     pub database: Database,
     pub replica: Option<replica::Settings>,
     pub redis_url: Option<Secret>,
@@ -201,6 +203,7 @@ impl Reader<'_> {
             node_id: self.node_id(),
             jwt_secret: self.secret("JWT_SECRET"),
             jwt_secret_previous: self.secret("JWT_SECRET_PREVIOUS"),
+            external_tokens: self.external_tokens(),
             database: self.database(),
             replica: self.replica(),
             redis_url: self.redis_url(),
@@ -367,6 +370,25 @@ impl Reader<'_> {
         if config.replica.is_some() && !matches!(config.database, Database::Sqlite { .. }) {
             self.mistakes.push("LITESTREAM_SOCKET: Litestream copies SQLite databases only".to_owned());
         }
+    }
+
+    fn external_tokens(&mut self) -> Option<external::Settings> {
+        let keys = self.optional("JWKS", "a file, or a URL that begins with https:// or http://", |text| {
+            let is_url = text.starts_with("https://") || text.starts_with("http://");
+            let is_good = if is_url { text.parse::<http::Uri>().is_ok() } else { !text.contains("://") };
+            let source =
+                if is_url { Source::Url(text.to_owned()) } else { Source::File(Path::new(text).to_owned()) };
+            is_good.then_some(source)
+        });
+        let issuer = self.sources.get("JWT_ISSUER").map(str::to_owned);
+        let audiences = self.list("JWT_AUDIENCE", "names", |text| Some(text.to_owned()));
+        let user_claim = self.text("JWT_USER_CLAIM").to_owned();
+        let keys = keys?;
+        let Some(issuer) = issuer else {
+            self.mistakes.push("JWT_ISSUER: is required with JWKS".to_owned());
+            return None;
+        };
+        Some(external::Settings { keys, issuer, audiences, user_claim })
     }
 
     fn traces(&mut self) -> Option<traces::Settings> {

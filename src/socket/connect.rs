@@ -62,7 +62,7 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     let unauthorized = || Failure::new(Code::Unauthorized, "CONNECT needs an object with a token.");
     let auth: Auth<'_> = serde_json::from_str(auth).map_err(|_| unauthorized())?;
     let token = fields::string(auth.token, "token").map_err(|_| unauthorized())?;
-    let identity = services.auth.verify(&token)?;
+    let identity = services.auth.identify(&token).await?;
     let info = device_info(session, auth.device_info)?;
     // A position that cannot be read is none: the restore is full.
     let keys = events::selection(auth.keys, None).unwrap_or_default().keys;
@@ -80,7 +80,8 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
 
     let _visit = services.hub.visit(identity.user).await;
     let connection = ConnectionId::fresh();
-    let connected = services.devices.connect(&identity, claimed, info.clone(), connection).await?;
+    let connected = services.devices.connect(&identity, claimed, info.clone(), connection).await;
+    let connected = connected.inspect_err(|failure| services.auth.refused(&identity, failure))?;
     let who = Who {
         user: identity.user,
         device: connected.device,

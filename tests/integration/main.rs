@@ -37,6 +37,7 @@ mod described;
 mod device_management;
 mod epoch;
 mod examples;
+mod external;
 mod health;
 mod identity;
 mod isolation;
