@@ -1,0 +1,684 @@
+// One device of a user: its connection, the session that it shows, and its writes until the server has them.
+import { type ManagerOptions, type Socket, type SocketOptions, io } from "socket.io-client";
+
+import { Emitter, type Off } from "./emitter.js";
+import { difference } from "./merge.js";
+import { type Kept, Outbox, WAITING_MAX, type Waiting } from "./outbox.js";
+import type {
+  Ack,
+  ClientToServerEvents,
+  Device,
+  DeviceInfo,
+  DeviceMessage,
+  Failure,
+  MessageSent,
+  OnConflict,
+  Op,
+  ServerToClientEvents,
+  Session,
+  SessionRestored,
+  SessionUpdated,
+  Written,
+} from "./protocol.js";
+import { type Slot, takeSlot, trySlot } from "./slots.js";
+import { type Snapshot, SessionState } from "./state.js";
+import { type Storage, MemoryStorage, defaultStorage } from "./storage.js";
+
+export type TandemSocket = Socket<ServerToClientEvents, ClientToServerEvents>;
+
+export type Status =
+  /** On the way in, for the first time or again. */
+  | "connecting"
+  | "online"
+  /** Disconnected on purpose; `connect()` comes back. */
+  | "offline"
+  /** The server refused this device for good; `refusal` says why. */
+  | "refused"
+  | "closed";
+
+/** A token, or where to get one: asked at every connect, and with `expired` when the last one no longer does. */
+export type TokenSource = string | ((why: { expired: boolean }) => string | Promise<string>);
+
+export interface Options {
+  /** The server; default: where the page came from, else http://localhost:3001. */
+  url?: string;
+  /** What outlives the page; default: IndexedDB in browsers, memory elsewhere. */
+  storage?: Storage;
+  /** Whose records these are in the storage; default: the user that the token names. */
+  scope?: string;
+  /** Connect at once; default true. */
+  autoConnect?: boolean;
+  /** Passed to socket.io-client, such as `transports: ["websocket"]`. */
+  socket?: Partial<ManagerOptions & SocketOptions>;
+}
+
+export interface WriteOptions {
+  /** Only on this version; 0: the key must not exist. */
+  baseVersion?: number;
+  /** What to do when the key has moved on. */
+  onConflict?: OnConflict;
+}
+
+export interface Change {
+  key: string;
+  /** What to show; undefined: the key is gone. */
+  state: unknown;
+  version: number;
+  /** A write of this device waits for its answer. */
+  pending: boolean;
+  from: "local" | "remote" | "restore" | "answer" | "refusal";
+  deviceId?: string | null;
+}
+
+/** A write that was not applied, after its effect was taken back. */
+export class Refused extends Error {
+  readonly code: string;
+
+  constructor(readonly failure: Failure) {
+    super(failure.message);
+    this.name = "Refused";
+    this.code = failure.code;
+  }
+}
+
+type Events = {
+  change: Change;
+  status: Status;
+  devices: readonly Device[];
+  realtime: { type: string; payload: unknown; sourceDeviceId: string };
+  message: DeviceMessage;
+  "message-status": { messageId: string; deviceId: string; status: "delivered" | "expired" };
+  restored: { mode: "full" | "delta"; changed: string[] };
+  /** A write was refused; also one of an earlier page, which nobody waits for any more. */
+  refused: { event: Kept["event"]; payload: Record<string, unknown>; error: Failure };
+  draining: { reconnectInMs: number };
+  error: Failure;
+};
+
+/** How long an answer may take before the same write is sent again, under its id. */
+const ANSWER_MS = 10_000;
+/** Writes on their way at a time. */
+const IN_FLIGHT_MAX = 64;
+/** Wait before what the server could not do now is tried again, unless it says how long. */
+const RETRY_MS = 500;
+const RETRY_MS_MAX = 15_000;
+/** How soon what is known is kept after it changed. */
+const KEEP_AFTER_MS = 250;
+/** How often `transact` looks at what another device made of the key meanwhile. */
+const TRANSACT_TRIES = 50;
+/** Operations of one write (docs/PROTOCOL.md). */
+const OPS_MAX = 1_000;
+/** Message ids that are remembered, so that none is shown twice. */
+const SEEN_MAX = 1_000;
+/** Codes after which a device stays away. */
+const FINAL = ["unauthorized", "token_expired", "device_revoked", "replaced", "invalid_device_info"];
+
+export class CrossDeviceSync extends Emitter<Events> {
+  /** The connection itself, for what this class does not do. It exists from the constructor on. */
+  readonly socket: TandemSocket;
+  deviceId: string | undefined;
+  status: Status = "connecting";
+  refusal: Failure | undefined;
+  devices: readonly Device[] = [];
+  /** What an earlier page left is loaded, and can be read, also offline. */
+  readonly ready: Promise<void>;
+
+  readonly #state: SessionState;
+  readonly #outbox: Outbox;
+  readonly #storage: Storage;
+  readonly #token: TokenSource;
+  readonly #url: string;
+  #scope = "";
+  #slot: Slot | undefined;
+  #expired = false;
+  #retryAt = 0;
+  #retries = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #keeping: ReturnType<typeof setTimeout> | undefined;
+  #seen: string[] = [];
+  #isRestored = false;
+
+  constructor(
+    token: TokenSource,
+    readonly deviceInfo: DeviceInfo = {},
+    options: Options = {},
+  ) {
+    super();
+    this.#token = token;
+    this.#url = options.url ?? (typeof location === "undefined" ? "http://localhost:3001" : location.origin);
+    this.#storage = options.storage ?? defaultStorage();
+    this.#outbox = new Outbox(this.#storage);
+    this.#state = new SessionState(this.#outbox.waiting);
+    this.socket = io(this.#url, {
+      // Two clients in one page are two devices.
+      multiplex: false,
+      reconnectionDelay: 250,
+      reconnectionDelayMax: 5_000,
+      ...options.socket,
+      autoConnect: false,
+      auth: (give) => void this.#credentials().then(give),
+    });
+    this.#listen();
+    this.ready = this.#load(options.scope);
+    this.setupEventHandlers();
+    if (options.autoConnect ?? true) this.connect();
+    else this.status = "offline";
+  }
+
+  /** For subclasses: called once, from the constructor. */
+  setupEventHandlers(): void {}
+
+  // ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** The state of a key as this device shows it, its own unanswered writes included; undefined: there is none. */
+  get<State = unknown>(key: string): State | undefined {
+    return this.#state.shown(key) as State | undefined;
+  }
+
+  /** The version that the server has confirmed; 0: the key does not exist. */
+  version(key: string): number {
+    return this.#state.version(key);
+  }
+
+  isPending(key: string): boolean {
+    return this.#state.isPending(key);
+  }
+
+  keys(): string[] {
+    return this.#state.keys();
+  }
+
+  /** Writes that are not settled yet. */
+  get waiting(): number {
+    return this.#outbox.waiting.length;
+  }
+
+  /** Calls `handler` with the state of `key` now, if there is one, and after each change. */
+  watch<State = unknown>(key: string, handler: (state: State | undefined, change?: Change) => void): Off {
+    const state = this.get<State>(key);
+    if (state !== undefined) handler(state);
+    return this.on("change", (change) => {
+      if (change.key === key) handler(change.state as State | undefined, change);
+    });
+  }
+
+  // ── Writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Replaces the state of a key. It shows at once; the promise says when it is durable, or throws `Refused`. */
+  updateSession(key: string, state: unknown, options: WriteOptions = {}): Promise<Written> {
+    return this.#write("session-update", { sessionKey: key, state, ...options });
+  }
+
+  /** Changes some members of a key's state (RFC 7396): what others change beside them stays. */
+  patchSession(key: string, patch: unknown, options: WriteOptions = {}): Promise<Written> {
+    return this.#write("session-update", { sessionKey: key, patch, ...options });
+  }
+
+  /** Applies operations, all or nothing: counters count, sets grow, fields change, whatever others do. */
+  applyOps(key: string, ops: Op[], options: WriteOptions = {}): Promise<Written> {
+    return this.#write("session-update", { sessionKey: key, ops, ...options });
+  }
+
+  deleteSession(key: string, options: Pick<WriteOptions, "baseVersion"> = {}): Promise<Written> {
+    return this.#write("session-delete", { sessionKey: key, ...options });
+  }
+
+  /**
+   * Changes a key by a function of what it shows. Only the fields that the function changed are sent, so that what other
+   * devices change beside them stays; it works offline, too. Arrays and scalars are changed as a whole.
+   */
+  async edit<State = unknown>(key: string, change: (state: State | undefined) => State): Promise<Written> {
+    await this.ready;
+    const before = this.get<State>(key);
+    const after = change(structuredClone(before));
+    const ops = difference(before, after);
+    if (ops.length === 0) return { sessionKey: key, version: this.version(key), seq: this.#state.position?.seq ?? 0 };
+    return ops.length > OPS_MAX ? this.updateSession(key, after) : this.applyOps(key, ops);
+  }
+
+  /**
+   * Changes a key by a function that must see the newest state, such as one that adds to an array: where another device
+   * was quicker, it is asked again with what is there then. Waits for a connection.
+   */
+  async transact<State = unknown>(key: string, change: (state: State | undefined) => State): Promise<Written> {
+    await this.ready;
+    while (this.isPending(key) && this.status !== "closed") await this.#nextSettled();
+    let state = this.get<State>(key);
+    let baseVersion = this.version(key);
+    for (let left = TRANSACT_TRIES; ; left -= 1) {
+      try {
+        return await this.updateSession(key, change(structuredClone(state)), { baseVersion, onConflict: "reject" });
+      } catch (thrown) {
+        if (!(thrown instanceof Refused) || thrown.code !== "conflict" || left === 0) throw thrown;
+        const { version, state: winner, deleted } = thrown.failure;
+        state = deleted ? undefined : (winner as State);
+        baseVersion = deleted ? 0 : (version ?? 0);
+      }
+    }
+  }
+
+  /** Sends what is worth nothing later: it is not kept, and nothing happens offline. */
+  sendRealtimeEvent(type: string, payload: unknown, options: { to?: string[]; coalesce?: string } = {}): void {
+    if (this.status === "online") this.socket.emit("realtime-event", { type, payload, ...options });
+  }
+
+  /** Sends a message to a device, several, or "*" (all others); those that are offline get it when they come. */
+  async sendMessage(
+    targetDeviceId: string | string[],
+    message: unknown,
+    options: { ttlSeconds?: number; messageId?: string } = {},
+  ): Promise<MessageSent> {
+    const { messageId = randomId(), ...rest } = options;
+    const payload = { targetDeviceId, message, ...rest };
+    return (await this.#keep("device-message", payload, messageId)) as unknown as MessageSent;
+  }
+
+  // ── Devices ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async renameDevice(id: string, change: { name?: string; metadata?: Record<string, unknown> }): Promise<Device> {
+    const device = (await this.request("PATCH", `/api/devices/${encodeURIComponent(id)}`, change)) as Device;
+    this.#putDevice(id, device);
+    return device;
+  }
+
+  /** Ends a device for good: its connections close everywhere. */
+  async revokeDevice(id: string): Promise<void> {
+    await this.request("DELETE", `/api/devices/${encodeURIComponent(id)}`);
+    this.#setDevices(this.devices.filter((device) => device.id !== id));
+  }
+
+  /** REST in this user's name; throws `Refused`. */
+  async request(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<unknown> {
+    const send = async (expired: boolean) =>
+      fetch(new URL(path, this.#url), {
+        method,
+        headers: {
+          authorization: `Bearer ${await this.#fetchToken(expired)}`,
+          ...(body === undefined ? {} : { "content-type": "application/json" }),
+          ...headers,
+        },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      });
+    let answer = await send(false);
+    if (answer.status === 401 && typeof this.#token === "function") answer = await send(true);
+    if (answer.status === 204) return undefined;
+    const said = (await answer.json()) as { error?: Failure };
+    if (!answer.ok) throw new Refused(said.error ?? { code: "internal", message: answer.statusText, retryable: true });
+    return said;
+  }
+
+  // ── Connection ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+  connect(): void {
+    if (this.status === "closed") return;
+    this.#setStatus("connecting");
+    this.ready.then(
+      () => this.status === "connecting" && this.socket.connect(),
+      (thrown: unknown) => this.#refuse({ code: "storage", message: String(thrown), retryable: false }),
+    );
+  }
+
+  /** Goes offline on purpose. What is known stays readable, and writes wait. */
+  disconnect(): void {
+    if (this.status === "closed") return;
+    this.#setStatus("offline");
+    this.socket.disconnect();
+  }
+
+  /** Ends the client; what waits stays in the storage for the next one. */
+  async close(): Promise<void> {
+    if (this.status === "closed") return;
+    this.#setStatus("closed");
+    this.socket.disconnect();
+    clearTimeout(this.#timer);
+    clearTimeout(this.#keeping);
+    await this.ready.catch(() => {});
+    await this.#keepSnapshot();
+    await this.#outbox.stored();
+    this.#slot?.release();
+    for (const resolve of this.#onSettled.splice(0)) resolve();
+  }
+
+  /** Every write so far is settled. */
+  async settled(): Promise<void> {
+    await this.ready;
+    while (this.#outbox.waiting.length > 0 && this.status !== "closed") await this.#nextSettled();
+  }
+
+  /** The next write is settled. */
+  #nextSettled(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onSettled.push(resolve);
+    });
+  }
+
+  #onSettled: (() => void)[] = [];
+
+  async #load(scope: string | undefined): Promise<void> {
+    // Without a scope the user is who the token names; a token that names nobody has a scope of its own.
+    const user = scope ?? userOf(await this.#fetchToken(false)) ?? "nobody";
+    this.#scope = `${new URL(this.#url).host}/${user}/`;
+    this.#slot = await takeSlot(this.#storage, this.#scope);
+    const own = `${this.#scope}${this.#slot.number}/`;
+    this.deviceId = (await this.#storage.get(`${own}device`)) as string | undefined;
+    const snapshot = (await this.#storage.get(`${own}session`)) as Snapshot | undefined;
+    if (snapshot) this.#state.load(snapshot);
+    this.#seen = ((await this.#storage.get(`${own}seen`)) as string[] | undefined) ?? [];
+    await this.#outbox.open(`${own}outbox/`);
+    await this.#adopt();
+    for (const key of this.keys()) this.#changed(key, "restore");
+  }
+
+  /** Takes over what tabs that are gone left behind. */
+  async #adopt(): Promise<void> {
+    const left = new Set<number>();
+    for (const [key] of await this.#storage.entries(this.#scope)) {
+      const [number, part] = key.slice(this.#scope.length).split("/");
+      if (part === "outbox" && Number(number) !== this.#slot?.number) left.add(Number(number));
+    }
+    for (const number of left) {
+      const slot = await trySlot(this.#storage, this.#scope, number);
+      if (!slot) continue;
+      const other = new Outbox(this.#storage);
+      await other.open(`${this.#scope}${number}/outbox/`);
+      for (const waiting of [...other.waiting]) {
+        // Kept here before it is removed there: an id that is sent twice is applied once.
+        await this.#outbox.add({ id: waiting.id, event: waiting.event, payload: waiting.payload }, () => {});
+        other.remove(waiting);
+      }
+      await other.stored();
+      slot.release();
+    }
+  }
+
+  async #credentials(): Promise<Record<string, unknown>> {
+    let token = "";
+    try {
+      token = await this.#fetchToken(this.#expired);
+      this.#expired = false;
+    } catch (thrown) {
+      this.emit("error", { code: "token_source", message: String(thrown), retryable: true });
+    }
+    return {
+      token,
+      deviceInfo: this.deviceInfo,
+      messageAcks: true,
+      ...(this.deviceId ? { deviceId: this.deviceId } : {}),
+      ...(this.#state.position ? { since: this.#state.position } : {}),
+    };
+  }
+
+  async #fetchToken(expired: boolean): Promise<string> {
+    return typeof this.#token === "string" ? this.#token : await this.#token({ expired });
+  }
+
+  #listen(): void {
+    const { socket } = this;
+    socket.on("session-restored", (restored) => this.#restored(restored));
+    socket.on("session-updated", (updated) => this.#updated(updated));
+    socket.on("device-connected", ({ deviceId, deviceInfo, connectedAt }) =>
+      this.#putDevice(deviceId, { ...described(deviceInfo), online: true, ...(connectedAt ? { connectedAt } : {}) }),
+    );
+    socket.on("device-disconnected", ({ deviceId, lastSeen }) =>
+      this.#putDevice(deviceId, { online: false, ...(lastSeen ? { lastSeen } : {}) }),
+    );
+    socket.on("device-updated", ({ deviceId, deviceInfo }) => this.#putDevice(deviceId, described(deviceInfo)));
+    socket.on("device-removed", ({ deviceId }) =>
+      this.#setDevices(this.devices.filter((device) => device.id !== deviceId)),
+    );
+    socket.on("realtime-event", (event) => this.emit("realtime", event));
+    socket.on("device-message", (message) => this.#message(message));
+    socket.on("device-message-status", (status) => this.emit("message-status", status));
+    socket.on("auth-expiring", () => void this.#renew());
+    socket.on("server-draining", (body) => this.emit("draining", body));
+    socket.on("error", (failure) => {
+      this.emit("error", failure);
+      if (failure.code === "token_expired" && typeof this.#token === "function") this.#comeAgain();
+      else if (FINAL.includes(failure.code)) this.#refuse(failure);
+    });
+    socket.on("connect_error", (error) => this.#connectRefused(error.message));
+    socket.on("disconnect", () => {
+      this.#isRestored = false;
+      for (const waiting of this.#outbox.waiting) waiting.inFlight = false;
+      if (this.status === "online") this.#setStatus("connecting");
+    });
+  }
+
+  #connectRefused(code: string): void {
+    if (!FINAL.includes(code)) return; // It passes; socket.io-client tries again by itself.
+    const mayRenew = code === "token_expired" || code === "unauthorized";
+    if (mayRenew && typeof this.#token === "function" && !this.#expired) return this.#comeAgain();
+    if (code === "device_revoked") void this.#forgetDevice();
+    this.#refuse({ code, message: "The server refused this device.", retryable: false });
+  }
+
+  /** Connects anew with another token. */
+  #comeAgain(): void {
+    this.#expired = true;
+    this.socket.disconnect();
+    if (this.status !== "closed" && this.status !== "offline") this.connect();
+  }
+
+  async #renew(): Promise<void> {
+    if (typeof this.#token !== "function") return;
+    try {
+      const token = await this.#fetchToken(true);
+      const ack = await this.#ask("auth-refresh", { token });
+      if (!ack.ok) this.emit("error", ack.error);
+    } catch (thrown) {
+      this.emit("error", { code: "token_source", message: String(thrown), retryable: true });
+    }
+  }
+
+  #refuse(failure: Failure): void {
+    if (this.status === "closed" || this.status === "refused") return;
+    this.refusal = failure;
+    this.socket.disconnect();
+    this.#setStatus("refused");
+  }
+
+  async #forgetDevice(): Promise<void> {
+    this.deviceId = undefined;
+    if (this.#slot) await this.#storage.delete(`${this.#scope}${this.#slot.number}/device`);
+  }
+
+  #restored(restored: SessionRestored): void {
+    this.refusal = undefined;
+    if (restored.deviceId !== this.deviceId) {
+      this.deviceId = restored.deviceId;
+      void this.#storage.set(`${this.#scope}${this.#slot?.number}/device`, restored.deviceId);
+    }
+    const changed = this.#state.restore(restored, true);
+    this.#isRestored = true;
+    this.#retryAt = 0;
+    this.#setDevices(restored.devices ?? []);
+    this.#setStatus("online");
+    for (const key of changed) this.#changed(key, "restore");
+    this.emit("restored", { mode: restored.mode, changed });
+    this.#keepSoon();
+    this.#send();
+  }
+
+  #updated(updated: SessionUpdated): void {
+    const { sessionKey, state, version, seq, deviceId } = updated;
+    const deleted = updated.deleted === true;
+    const isNews = this.#state.take(sessionKey, { state, version, seq, deviceId, ...(deleted ? { deleted } : {}) });
+    this.#state.heard(seq);
+    if (isNews) this.#changed(sessionKey, "remote", deviceId);
+    this.#keepSoon();
+  }
+
+  #message(message: DeviceMessage): void {
+    this.socket.emit("device-message-ack", { messageId: message.messageId });
+    // One that was not confirmed comes again.
+    if (this.#seen.includes(message.messageId)) return;
+    this.#seen = [...this.#seen.slice(1 - SEEN_MAX), message.messageId];
+    void this.#storage.set(`${this.#scope}${this.#slot?.number}/seen`, this.#seen);
+    this.emit("message", message);
+  }
+
+  // ── The outbox ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #write(event: "session-update" | "session-delete", payload: Record<string, unknown>): Promise<Written> {
+    return (await this.#keep(event, payload, randomId())) as unknown as Written;
+  }
+
+  #keep(event: Kept["event"], payload: Record<string, unknown>, id: string): Promise<Record<string, unknown>> {
+    if (this.status === "closed") return Promise.reject(new Error("the client is closed"));
+    if (this.#outbox.waiting.length >= WAITING_MAX) {
+      const message = "Too much waits to be sent.";
+      return Promise.reject(new Refused({ code: "outbox_full", message, retryable: true }));
+    }
+    // What is sent is what was meant now, whatever the caller does to its objects later.
+    const kept: Kept = { id, event, payload: structuredClone(payload) };
+    return new Promise((resolve, reject) => {
+      const stored = this.#outbox.add(kept, (outcome) =>
+        outcome.ok ? resolve(outcome.ack) : reject(new Refused(outcome.error)),
+      );
+      if (typeof payload.sessionKey === "string") this.#changed(payload.sessionKey, "local");
+      // Sent when it is kept: an answer to what a crash then forgets would be nobody's.
+      stored.then(() => this.#send(), reject);
+    });
+  }
+
+  #send(): void {
+    if (!this.#isRestored || this.status !== "online") return;
+    const wait = this.#retryAt - Date.now();
+    if (wait > 0) return this.#sendIn(wait);
+    const inFlight = this.#outbox.waiting.filter((waiting) => waiting.inFlight).length;
+    for (const waiting of this.#outbox.next().slice(0, Math.max(0, IN_FLIGHT_MAX - inFlight))) {
+      waiting.inFlight = true;
+      const name = waiting.event === "device-message" ? "messageId" : "opId";
+      void this.#ask(waiting.event, { ...waiting.payload, [name]: waiting.id }).then((ack) =>
+        this.#answered(waiting, ack),
+      );
+    }
+  }
+
+  #sendIn(ms: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#send(), ms);
+  }
+
+  #answered(waiting: Waiting, ack: Ack<Record<string, unknown>>): void {
+    if (!this.#outbox.waiting.includes(waiting) || !waiting.inFlight) return;
+    waiting.inFlight = false;
+    if (!ack.ok && ack.error.retryable) {
+      this.#retries += 1;
+      const wait = ack.error.retryAfterMs ?? Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** Math.min(this.#retries, 6));
+      this.#retryAt = Date.now() + wait;
+      return this.#sendIn(wait);
+    }
+    this.#retries = 0;
+    const key = waiting.payload.sessionKey as string | undefined;
+    if (ack.ok) {
+      if (key !== undefined) this.#applied(waiting, key, ack as unknown as Written);
+      this.#outbox.remove(waiting);
+      waiting.settle({ ok: true, ack });
+    } else {
+      this.#outbox.remove(waiting);
+      const { code, version, state, deleted } = ack.error;
+      if (code === "conflict" && key !== undefined && version !== undefined) {
+        // What won, without the seq that would let it take the place of something newer.
+        const known = this.#state.confirmed(key);
+        if (!known || known.version < version) {
+          const seq = known?.seq ?? 0;
+          this.#state.take(key, { state: state ?? null, version, seq, ...(deleted ? { deleted } : {}) });
+        }
+      }
+      waiting.settle({ ok: false, error: ack.error });
+      this.emit("refused", { event: waiting.event, payload: waiting.payload, error: ack.error });
+    }
+    if (key !== undefined) this.#changed(key, ack.ok ? "answer" : "refusal");
+    this.#keepSoon();
+    for (const resolve of this.#onSettled.splice(0)) resolve();
+    this.#send();
+  }
+
+  #applied(waiting: Waiting, key: string, written: Written): void {
+    const { version, seq } = written;
+    const entry = { version, seq, deviceId: this.deviceId ?? null };
+    this.#state.answered(seq);
+    if (waiting.event === "session-delete") this.#state.take(key, { ...entry, state: null, deleted: true });
+    else if ("state" in written) this.#state.take(key, { ...entry, state: written.state });
+    else if ("state" in waiting.payload) this.#state.take(key, { ...entry, state: waiting.payload.state });
+    // What a repeated patch or list of operations came to is not in its answer.
+    else void this.#reload(key);
+  }
+
+  async #reload(key: string): Promise<void> {
+    const ack = await this.#ask("session-get", { keys: [key] });
+    if (!ack.ok) return;
+    this.#state.restore(ack as unknown as Session, false);
+    this.#changed(key, "answer");
+  }
+
+  /** No answer in time, and no connection, are answers too: it may be tried again. */
+  #ask(event: keyof ClientToServerEvents, payload: unknown): Promise<Ack<Record<string, unknown>>> {
+    return new Promise((resolve) => {
+      const emit = this.socket.timeout(ANSWER_MS).emit as (...args: unknown[]) => void;
+      emit.call(this.socket.timeout(ANSWER_MS), event, payload, (late: Error | null, ack: Ack<Record<string, unknown>>) =>
+        resolve(late ? { ok: false, error: { code: "timeout", message: "No answer came.", retryable: true } } : ack),
+      );
+    });
+  }
+
+  // ── Telling, and keeping ─────────────────────────────────────────────────────────────────────────────────────────
+
+  #changed(key: string, from: Change["from"], deviceId?: string | null): void {
+    const { pending, version } = { pending: this.isPending(key), version: this.version(key) };
+    const state = this.get(key);
+    this.emit("change", { key, state, version, pending, from, ...(deviceId === undefined ? {} : { deviceId }) });
+  }
+
+  #setStatus(status: Status): void {
+    if (this.status === status || this.status === "closed") return;
+    this.status = status;
+    this.emit("status", status);
+  }
+
+  #putDevice(id: string, change: Partial<Device>): void {
+    const known = this.devices.find((device) => device.id === id);
+    const device: Device = { ...(known ?? { id, name: "", type: "unknown", online: false }), ...change };
+    this.#setDevices(
+      known ? this.devices.map((other) => (other.id === id ? device : other)) : [...this.devices, device],
+    );
+  }
+
+  #setDevices(devices: readonly Device[]): void {
+    this.devices = devices;
+    this.emit("devices", devices);
+  }
+
+  #keepSoon(): void {
+    if (this.#storage instanceof MemoryStorage && !this.#slot) return;
+    this.#keeping ??= setTimeout(() => void this.#keepSnapshot(), KEEP_AFTER_MS);
+  }
+
+  async #keepSnapshot(): Promise<void> {
+    this.#keeping = undefined;
+    const snapshot = this.#state.snapshot();
+    if (snapshot && this.#slot) await this.#storage.set(`${this.#scope}${this.#slot.number}/session`, snapshot);
+  }
+}
+
+function described(info: DeviceInfo): Partial<Device> {
+  const { name, type, ...metadata } = info;
+  return { ...(name === undefined ? {} : { name }), ...(type ? { type } : {}), metadata };
+}
+
+/** The user that a token names; its signature is the server's business. */
+function userOf(token: string): string | undefined {
+  try {
+    const text = atob((token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/"));
+    const claims = JSON.parse(text) as { userId?: unknown; sub?: unknown };
+    const user = claims.userId ?? claims.sub;
+    return typeof user === "string" ? user : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function randomId(): string {
+  return crypto.randomUUID();
+}
