@@ -176,6 +176,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         settings: Arc::new(rest::Settings {
             body_bytes: config.limits.frame_bytes,
             trusted_proxies: config.trusted_proxies.clone(),
+            console: config.console,
         }),
     };
     let sockets = Arc::new(socket::Services {

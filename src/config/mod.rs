@@ -86,6 +86,7 @@ pub struct Config {
     pub ping_interval: Duration,
     pub ping_timeout: Duration,
     pub limits: Limits,
+    pub console: bool,
     pub traces: Option<traces::Settings>,
     pub log: String,
     pub log_format: LogFormat,
@@ -223,6 +224,7 @@ impl Reader<'_> {
             ping_interval: self.seconds("PING_INTERVAL_SECONDS", 1, 300),
             ping_timeout: self.seconds("PING_TIMEOUT_SECONDS", 1, 300),
             limits: self.limits(),
+            console: self.choice("CONSOLE", &[("on", true), ("off", false)]),
             traces: self.traces(),
             log: self.log_filter(),
             log_format: self.choice(

@@ -23,6 +23,7 @@ pub const SETTINGS: &[Setting] = &[
     row("HOST", "0.0.0.0", "address to listen on"),
     row("TLS_CERT", "", "PEM file with the certificate chain, to serve https and wss; with TLS_KEY"),
     row("TLS_KEY", "", "PEM file with the private key"),
+    row("CONSOLE", "on", "on: serve the console, a page to try things and see one's devices, at /; off"),
     row("METRICS_PORT", "", "a second port that serves only /metrics, for scrapers"),
     row("NODE_ID", "", "this node's name in logs and health; default: the host name"),
     row("JWT_SECRET", "", "key that signs access tokens, 32 bytes or more"),

@@ -4,6 +4,7 @@
 //! error has the one shape of `failure`, under `error`.
 
 mod accounts;
+mod console;
 pub mod cors;
 mod devices;
 mod docs;
@@ -51,11 +52,17 @@ pub struct Services {
 pub struct Settings {
     pub body_bytes: usize,
     pub trusted_proxies: Vec<Network>,
+    pub console: bool,
 }
 
 /// All routes of `PORT` but Socket.IO's.
 pub fn routes(services: Services) -> Router {
-    Router::new()
+    let console = if services.settings.console {
+        Router::new().route("/", get(console::page)).route("/assets/{name}", get(console::asset))
+    } else {
+        Router::new()
+    };
+    console
         .route("/api/auth/register", post(accounts::register))
         .route("/api/auth/login", post(accounts::login))
         .route("/api/auth/refresh", post(accounts::refresh))

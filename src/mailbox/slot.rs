@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{DirectMessage, Mailbox};
 use crate::backplane::Delivery;
-use crate::model::{Clock, ConnectionId, DeviceId, MessageId, UserId};
+use crate::model::{Clock, ConnectionId, DeviceId, MessageId, Timestamp, UserId};
 use crate::store::WaitingMessage;
 
 /// How long a message that was handed over is remembered.
@@ -19,6 +19,9 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 
 /// Messages that are remembered of one device; the oldest are forgotten first.
 const REMEMBERED_MAX: usize = 4_096;
+
+/// A message that is not there by then was told to its sender as queued.
+const CONFIRMED_WITHIN_MS: i64 = 1_000;
 
 /// Wait before the store is asked again when it did not answer.
 const RETRY: Duration = Duration::from_millis(500);
@@ -68,6 +71,8 @@ pub struct Slot {
 #[derive(Default)]
 struct State {
     connection: Option<ConnectionId>,
+    /// Since when; what was sent before has waited for it.
+    since: Timestamp,
     /// Its client acknowledges each message.
     acks: bool,
     /// The last kept message that was looked at.
@@ -106,6 +111,7 @@ impl Slot {
             return false;
         }
         state.connection = Some(connection);
+        state.since = Clock::now();
         state.acks = acks;
         state.cursor = 0;
         state.look = true;
@@ -278,7 +284,10 @@ impl Mailbox {
                     let (id, source, target) = (message.id, message.source, slot.device);
                     let (sent_at, json) = (message.sent_at, message.json);
                     let direct = DirectMessage { id, source, target, sent_at, json };
-                    if !self.0.hub.tell_device(slot.user, slot.device, direct.event(true)) {
+                    // One that is kept only for its id's sake has not waited for the device.
+                    let waited_ms = Clock::now().0 - sent_at.0;
+                    let has_waited = sent_at <= slot.lock().since || waited_ms >= CONFIRMED_WITHIN_MS;
+                    if !self.0.hub.tell_device(slot.user, slot.device, direct.event(has_waited)) {
                         slot.not_sent(&direct.id);
                         break;
                     }

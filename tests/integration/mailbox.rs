@@ -34,6 +34,34 @@ async fn gone(device: &Device, watcher: &Device) {
 }
 
 #[tokio::test]
+async fn only_what_waited_for_its_device_says_so() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let phone = Device::named(&node, &ann, "Phone").await;
+    let laptop = Device::named(&node, &ann, "Laptop").await;
+    let send = |text: &str, id: Option<&str>| {
+        let mut message = json!({"targetDeviceId": laptop.id(), "message": text});
+        if let Some(id) = id {
+            message["messageId"] = json!(id);
+        }
+        phone.emit_ack("device-message", message)
+    };
+
+    send("plain", None).await;
+    send("named", Some("m-1")).await;
+    for text in ["plain", "named"] {
+        let heard = laptop.next("device-message").await;
+        assert_eq!((&heard["message"], &heard["queued"]), (&json!(text), &json!(false)));
+    }
+    laptop.disconnect().await;
+    phone.next("device-disconnected").await;
+    assert_eq!(send("late", Some("m-2")).await["status"], "queued");
+    laptop.reconnect().await;
+    let heard = laptop.next("device-message").await;
+    assert_eq!((&heard["message"], &heard["queued"]), (&json!("late"), &json!(true)));
+}
+
+#[tokio::test]
 async fn messages_for_an_offline_device_wait_in_order_and_their_sender_hears_when_they_arrive() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;

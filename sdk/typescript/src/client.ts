@@ -680,5 +680,6 @@ function userOf(token: string): string | undefined {
 }
 
 function randomId(): string {
-  return crypto.randomUUID();
+  // `randomUUID` is missing where a page comes over plain http.
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
