@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
-use loadtests::{compare, report, run};
+use loadtests::{chaos, check, compare, report, run};
 use rustix::process::{Resource, Rlimit};
 
 #[derive(Parser)]
@@ -21,6 +21,10 @@ enum Command {
     Run(run::Args),
     /// Start Tandem and its peers in alternation and measure them beside each other.
     Compare(compare::Args),
+    /// Break everything, one or two things at a time, and judge whether every promise was kept.
+    Chaos(chaos::Args),
+    /// Judge histories of clients and stores by the promises.
+    Check(check::Args),
     /// Draw a result as one HTML page.
     Report(report::Args),
 }
@@ -45,6 +49,8 @@ fn start(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::execute(&args, &stop),
         Command::Compare(args) => compare::execute(&args, &stop),
+        Command::Chaos(args) => chaos::execute(&args, &stop),
+        Command::Check(args) => check::execute(&args),
         Command::Report(args) => report::execute(&args),
     }
 }

@@ -88,3 +88,19 @@ async fn the_page_that_shows_it_needs_nothing_from_elsewhere() {
     }
     let _: Rest = node.rest();
 }
+
+/// `docs/GUARANTEES.md` sets each promise beside the tests that show it: there is such a test.
+#[test]
+fn every_test_that_a_guarantee_names_exists() {
+    let page = include_str!("../../docs/GUARANTEES.md");
+    let named: Vec<_> = page.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
+    assert!(named.len() > 40, "{}", named.len());
+    for name in named {
+        let (module, test) = name.rsplit_once("::").unwrap();
+        let path = format!("tests/integration/{}", module.replace("::", "/"));
+        let source = std::fs::read_to_string(format!("{path}.rs"));
+        let source = source.or_else(|_| std::fs::read_to_string(format!("{path}/mod.rs")));
+        let source = source.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(source.contains(&format!("async fn {test}(")), "there is no test {name}");
+    }
+}

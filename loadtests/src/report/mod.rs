@@ -5,8 +5,8 @@
 
 mod charts;
 mod page;
-mod plot;
-mod scale;
+pub mod plot;
+pub mod scale;
 
 use std::path::{Path, PathBuf};
 
