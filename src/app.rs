@@ -188,10 +188,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         tasks: tasks.clone(),
         metrics: metrics.clone(),
         shares: socket::Shares::new(config.limits.events_per_second),
+        standstill: socket::standstill::Standstill::default(),
         expiry: socket::expiry::Expiry::default(),
         settings: socket_settings(&config),
     });
     tasks.spawn(socket::expiry::enforce(sockets.clone()));
+    let (watched, watching) = (sockets.clone(), tasks.clone());
+    tasks.spawn(async move { watched.standstill.watch(&watching).await });
     let entrance = Entrance {
         sockets: SocketService::new(sockets),
         rest: rest::routes(services.clone()),

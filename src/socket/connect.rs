@@ -16,7 +16,7 @@ use super::session::{Session, Who};
 use super::{events, fields};
 use crate::devices;
 use crate::failure::{Code, Failure, Outcome};
-use crate::hub::{Arrival, Gone, Member};
+use crate::hub::{Arrival, Gone, Member, Recipient};
 use crate::model::{Clock, ConnectionId, DeviceId, DeviceInfo, UserId};
 use crate::store::Selection;
 use crate::sync::restore::Restore;
@@ -78,6 +78,10 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         return Err(too_many());
     }
 
+    // Twice, since what the first one hears may be as old.
+    if services.standstill.was_lately() && !(session.probe().await && session.probe().await) {
+        return Err(Failure::new(Code::Draining, "Nobody is there any more."));
+    }
     let _visit = services.hub.visit(identity.user).await;
     let connection = ConnectionId::fresh();
     let connected = services.devices.connect(&identity, claimed, info.clone(), connection).await;

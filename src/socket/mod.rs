@@ -16,10 +16,12 @@ mod outbox;
 mod packet;
 mod session;
 mod share;
+pub mod standstill;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::standstill::Standstill;
 use crate::auth::AuthService;
 use crate::devices::DeviceService;
 use crate::drain::Tasks;
@@ -46,6 +48,8 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
     /// Each user's share of events.
     pub shares: Shares,
+    /// Whether this node stood still lately.
+    pub standstill: Standstill,
     /// When whose token ends.
     pub expiry: expiry::Expiry,
     /// Bounds and times.

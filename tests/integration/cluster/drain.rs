@@ -163,6 +163,39 @@ async fn stock_clients_of_a_terminated_node_come_back_to_another_through_the_bal
     all_list_online(&cluster, &ann, &ids).await;
 }
 
+#[tokio::test]
+async fn a_rolling_restart_of_all_nodes_behind_the_balancer_loses_no_acked_write() {
+    let env = Env::new().set("DRAIN_LAG_SECONDS", 3).set("DRAIN_SECONDS", 1);
+    let mut cluster = Cluster::start_with(NODES, &env).await;
+    let balancer = HaProxy::start(&cluster.nodes).await;
+    let mut writers = Vec::new();
+    for n in 0..2 * NODES {
+        let account = cluster.register(&format!("user{n}")).await;
+        let options = Device::options_at(&balancer.url(), &account).stock().option("reconnectionDelay", 100);
+        writers.push((options.connect().await, account));
+    }
+    let over = watch::Sender::new(false);
+
+    let writing = join_all(writers.iter().map(|(device, _)| write_until_told(device, over.subscribe())));
+    let restarting = async {
+        for node in 0..NODES {
+            cluster.nodes[node].terminate();
+            let exit = within_secs(30, cluster.nodes[node].wait_exit()).await;
+            assert_eq!(exit.code, Some(0), "{}", exit.output);
+            cluster.nodes[node].restart().await;
+        }
+        over.send_replace(true);
+    };
+    let (acked, ()) = tokio::join!(writing, restarting);
+
+    for ((_, account), acked) in writers.iter().zip(acked) {
+        let session = cluster.rest_of(0, account).get("/api/session").await.expect(200);
+        assert!(acked > 0 && number(&session["seq"]) >= acked, "{session} after {acked} acks");
+    }
+    let moved: usize = writers.iter().map(|(device, _)| device.events("$disconnect").len()).sum();
+    assert!(moved >= writers.len(), "everybody was on a node that stopped: {moved}");
+}
+
 /// Writes again and again, over reconnections; how many were acknowledged.
 async fn write_until_told(device: &Device, over: watch::Receiver<bool>) -> u64 {
     let mut acked = 0;

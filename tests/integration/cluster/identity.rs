@@ -1,11 +1,16 @@
 //! Which device a client is when it comes to another node, and what the others hear of it.
 
-use futures_util::future::join_all;
-use serde_json::json;
+use std::time::{Duration, Instant};
 
-use super::{all_list_online, sorted};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::{all_list_online, metric, sorted};
 use crate::answers::is_error;
-use crate::support::{Account, ChaosProxy, Cluster, Device, short_or_long};
+use crate::support::{Account, ChaosProxy, Cluster, Device, RawSocket, eventually, short_or_long};
+
+/// How long a node is frozen, so that it notices when it goes on.
+const STANDSTILL: Duration = Duration::from_millis(1_500);
 
 #[tokio::test]
 async fn of_two_live_sockets_with_one_device_id_on_two_nodes_the_newer_wins() {
@@ -48,6 +53,35 @@ async fn of_two_live_sockets_with_one_device_id_the_newer_wins_without_redis_too
 }
 
 #[tokio::test]
+async fn a_node_that_stood_still_does_not_take_a_device_from_where_its_client_went_meanwhile() {
+    let cluster = Cluster::start(2).await;
+    let ann = cluster.register("ann").await;
+    let phone = cluster.named(0, &ann, "Phone").await;
+    let mut gone = RawSocket::open(&cluster.nodes[1]).await;
+
+    cluster.nodes[1].stop();
+    // Its client says CONNECT to the frozen node, gives up, and goes to the other.
+    gone.send(&format!("40{}", json!({"token": ann.token, "deviceId": phone.id()}))).await;
+    drop(gone);
+    let frozen = Instant::now();
+    while frozen.elapsed() < STANDSTILL {
+        // It may have been frozen while it held the database.
+        drop(phone.try_emit_ack("session-get", vec![json!({})]).await);
+    }
+    cluster.nodes[1].cont();
+
+    // What the other node did would be known here with the next regular ask.
+    let asks = metric(&cluster.nodes[0], "tandem_store_asks_total").await;
+    eventually("two regular asks", || async {
+        (metric(&cluster.nodes[0], "tandem_store_asks_total").await >= asks + 2.0).then_some(())
+    })
+    .await;
+    phone.update("k", json!(1)).await;
+    assert_eq!(phone.events("$disconnect"), Vec::<Value>::new());
+    assert_eq!(phone.events("error"), Vec::<Value>::new());
+}
+
+#[tokio::test]
 async fn a_device_id_that_goes_from_node_to_node_leaves_one_socket() {
     let rounds = short_or_long(6, 60);
     let cluster = Cluster::start(3).await;
@@ -68,7 +102,7 @@ async fn a_device_id_that_goes_from_node_to_node_leaves_one_socket() {
     last.update("k", json!(1)).await;
     watcher.next("session-updated").await;
     all_list_online(&cluster, &ann, &sorted([watcher.id(), &id])).await;
-    assert_eq!(last.events("$disconnect"), Vec::<serde_json::Value>::new());
+    assert_eq!(last.events("$disconnect"), Vec::<Value>::new());
 }
 
 #[tokio::test]
@@ -119,7 +153,7 @@ async fn a_live_device_never_loses_its_identity_to_a_twin_on_another_node() {
     assert_ne!(twin.id(), first.id());
     first.update("k", json!(1)).await;
     assert_eq!(twin.next("session-updated").await["deviceId"], first.id());
-    assert_eq!(first.events("$disconnect"), Vec::<serde_json::Value>::new());
+    assert_eq!(first.events("$disconnect"), Vec::<Value>::new());
 }
 
 #[tokio::test]
