@@ -57,6 +57,27 @@ ids! {
     BootId,
 }
 
+impl UserId {
+    /// Whether somebody else keeps this user's account: only then is the id made
+    /// of names (UUID version 5, RFC 9562).
+    pub fn is_external(self) -> bool {
+        self.0.get_version_num() == 5
+    }
+}
+
+impl LoginId {
+    /// The login that one token of an external user is; `token` tells it from the
+    /// user's others.
+    pub fn of_external(user: UserId, token: &str) -> Self {
+        Self(Uuid::new_v5(&user.0, token.as_bytes()))
+    }
+
+    /// Whether it is a token that somebody else signed.
+    pub fn is_external(self) -> bool {
+        self.0.get_version_num() == 5
+    }
+}
+
 /// A device message: ours, a UUID, or the one that its sender chose.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
@@ -269,7 +290,8 @@ pub enum Revoked {
     User,
     /// One device.
     Device(DeviceId),
-    /// One login; without an id, all tokens of the replaced server until now.
+    /// One login; without an id, all tokens of the replaced server, or from
+    /// outside, until now.
     Login(Option<LoginId>),
     /// One connection, whose device has another by now.
     Connection(ConnectionId),

@@ -19,7 +19,8 @@ use super::Identity;
 use super::token::{identity, unauthorized};
 use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
-use crate::model::{Timestamp, UserId};
+use crate::model::{LoginId, Timestamp, UserId};
+use crate::store::EXTERNAL_TOKEN_LIFE_MAX;
 
 /// User ids are made in this namespace (UUID version 5, RFC 9562, 5.5).
 const NAMESPACE: Uuid = Uuid::from_u128(0x8f5c_21d0_6c1b_4f5e_9a34_7d0f_51f3_8e62);
@@ -87,7 +88,12 @@ impl ExternalTokens {
     /// # Errors
     /// When a file cannot be read or holds no key that can be used.
     pub async fn open(settings: Settings) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder().timeout(FETCH_WITHIN).build()?;
+        let client = reqwest::Client::builder()
+            .timeout(FETCH_WITHIN)
+            // Not to where nobody configured, and never from https to http.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
         let (keys, looked) = (RwLock::new(Arc::from([])), Mutex::new(None));
         let tokens = Self { settings, keys, looked, looking: Semaphore::new(1), client };
         match (&tokens.settings.keys, tokens.look().await) {
@@ -124,6 +130,10 @@ impl ExternalTokens {
     /// `token_expired` for a good token past its time; `store_unavailable` while no keys could be had at all;
     /// else `unauthorized`.
     pub async fn verify(&self, token: &str, header: &Header, now: Timestamp) -> Outcome<Identity> {
+        // Extensions that must be understood (RFC 7515, 4.1.11); we understand none.
+        if header.crit.is_some() {
+            return Err(unauthorized());
+        }
         if self.find(header).is_empty() {
             self.look_again().await;
         }
@@ -138,12 +148,21 @@ impl ExternalTokens {
         let seconds = |name: &str| claims.get(name).and_then(Value::as_f64).map(|seconds| seconds as i64);
         let (issued, expires) =
             (seconds("iat").ok_or_else(unauthorized)?, seconds("exp").ok_or_else(unauthorized)?);
-        if expires <= now.seconds() {
-            return Err(Failure::new(Code::TokenExpired, "The token has expired."));
+        // From the future, it would outlive whatever ends those of now.
+        if issued > now.seconds().saturating_add(SKEW_SECONDS.cast_signed()) {
+            return Err(unauthorized());
         }
         let subject = self.subject(&claims).ok_or_else(unauthorized)?;
         let user = user_of(&self.settings.issuer, &subject);
-        Ok(identity(user, None, issued.min(now.seconds()), expires))
+        // Whoever names a token anew makes another one, so a name that is missing is the signed text.
+        let name = claims.get("jti").and_then(Value::as_str).filter(|name| !name.is_empty());
+        let signed = token.rsplit_once('.').map_or(token, |(signed, _)| signed);
+        let login = LoginId::of_external(user, name.unwrap_or(signed));
+        let expires = expires.min(issued.saturating_add(EXTERNAL_TOKEN_LIFE_MAX.as_secs().cast_signed()));
+        if expires <= now.seconds() {
+            return Err(Failure::new(Code::TokenExpired, "The token has expired."));
+        }
+        Ok(identity(user, Some(login), issued.min(now.seconds()), expires))
     }
 
     fn claims(&self, token: &str, header: &Header, key: &Key) -> Option<Map<String, Value>> {

@@ -18,7 +18,7 @@ use crate::backplane::{Backplane, Rate, Taken};
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::Hub;
 use crate::model::{Clock, LoginId, Timestamp, UserId};
-use crate::store::{Account, Bearer, Command, ImportAccount, NewAccount, NewLogin, Store, Writer};
+use crate::store::{Account, AdmitUser, Bearer, Command, NewAccount, NewLogin, Store, Writer};
 use crate::telemetry::metrics::Metrics;
 use external::ExternalTokens;
 use password::Hasher;
@@ -36,7 +36,7 @@ const WELCOMED_MAX: usize = 100_000;
 pub struct Identity {
     /// The user.
     pub user: UserId,
-    /// The login; nothing for tokens of the replaced server or of an issuer outside.
+    /// The login; nothing for tokens of the replaced server. Of an issuer outside each token is one.
     pub login: Option<LoginId>,
     /// When the token was made; 0 when it does not say.
     pub issued_at: Timestamp,
@@ -261,7 +261,7 @@ impl AuthService {
         match &self.external {
             Some(external) if ExternalTokens::is_ours(&header) => {
                 let identity = external.verify(token, &header, Clock::now()).await?;
-                self.welcome(identity.user).await?;
+                self.welcome(&identity).await?;
                 Ok(identity)
             }
             _ => self.tokens.verify_of(token, &header, Clock::now()),
@@ -276,17 +276,15 @@ impl AuthService {
     }
 
     /// Makes sure that a user of the issuer outside has an account, which has no password and no e-mail address.
-    async fn welcome(&self, user: UserId) -> Outcome<()> {
+    async fn welcome(&self, identity: &Identity) -> Outcome<()> {
+        let user = identity.user;
         if self.welcomed.knows(user) {
             return Ok(());
         }
         if self.store.account_of(user).await?.is_none() {
-            let (email, password_hash) = (external::address_of(user), "none".to_owned());
-            let account = Account { user, email, password_hash, created_at: Clock::now() };
-            // When another node was quicker, that is as good.
-            self.writer
-                .submit(Command::ImportAccount(ImportAccount { account, devices: Vec::new() }))
-                .await?;
+            // When another node was quicker, that is as good; a token from before a removal brings nobody back.
+            let (name, issued_at, at) = (external::address_of(user), identity.issued_at, Clock::now());
+            self.writer.submit(Command::AdmitUser(AdmitUser { user, name, issued_at, at })).await?;
         }
         self.welcomed.note(user);
         Ok(())

@@ -87,7 +87,8 @@ impl Hasher {
     /// `rate_limited` when too many wait.
     pub async fn verify(&self, password: &str, hash: Option<String>) -> Outcome<bool> {
         let password = password.to_owned();
-        let (hash, real) = match hash {
+        // Users without a password have an empty one, which must not answer quicker.
+        let (hash, real) = match hash.filter(|hash| !hash.is_empty()) {
             Some(hash) => (hash, true),
             None => (self.decoy.to_string(), false),
         };

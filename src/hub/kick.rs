@@ -44,6 +44,7 @@ fn concerns(revoked: &Revoked, member: &Member) -> bool {
     match revoked {
         Revoked::User => true,
         Revoked::Device(device) => *device == member.device,
+        Revoked::Login(None) => member.login.is_none_or(LoginId::is_external),
         Revoked::Login(login) => *login == member.login,
         Revoked::Connection(connection) => *connection == member.connection,
     }

@@ -53,13 +53,27 @@ pub struct NewLogin {
     pub refresh_hash: [u8; 32],
 }
 
+/// A user whose account somebody else keeps, on first use.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct AdmitUser {
+    pub user: UserId,
+    /// In the place of the e-mail address; no address looks like it.
+    pub name: String,
+    /// When the token that names them was made. One from before their removal
+    /// does not bring them back.
+    pub issued_at: Timestamp,
+    pub at: Timestamp,
+}
+
 /// What a good signature says of who asks; whether it still holds is the
 /// store's to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bearer {
     /// The user.
     pub user: UserId,
-    /// The login; nothing for tokens of the replaced server.
+    /// The login; nothing for tokens of the replaced server. One from outside
+    /// is good unless it was ended.
     pub login: Option<LoginId>,
     /// When the token was made; 0 when it does not say.
     pub issued_at: Timestamp,

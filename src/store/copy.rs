@@ -18,7 +18,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteLockingMode, Sq
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
-use self::tables::{Kind, TABLES, Table};
+use self::tables::{Kind, REMOVED_USERS, TABLES, Table};
 use super::Bounds;
 use super::postgres::{self, holdable};
 use super::sqlite::SqliteStore;
@@ -142,6 +142,7 @@ pub async fn copy(
         }
         done += target.take(&mut source, &users).await?;
     }
+    target.take_removed_users(&mut source).await?;
     let mut done = 0;
     for table in TABLES {
         progress(Progress { doing: "verifying", done, total });
@@ -298,7 +299,7 @@ impl Target {
         let users = serde_json::to_string(users)?;
         let mut transaction = self.connection.begin().await?;
         let mut taken = 0;
-        for table in TABLES {
+        for table in TABLES.iter().filter(|table| !table.user.is_empty()) {
             let text = AssertSqlSafe(format!(
                 "SELECT {} FROM {} WHERE {} IN (SELECT value FROM json_each(?)) ORDER BY {}",
                 table.column_names(),
@@ -319,6 +320,23 @@ impl Target {
         }
         transaction.commit().await?;
         Ok(taken)
+    }
+
+    /// Also when an earlier attempt had got that far.
+    async fn take_removed_users(&mut self, source: &mut Source) -> anyhow::Result<()> {
+        let mut transaction = self.connection.begin().await?;
+        sqlx::query("DELETE FROM removed_users").execute(&mut *transaction).await?;
+        let mut rows = sqlx::query("SELECT id, at FROM removed_users").fetch(&mut source.connection);
+        let mut waiting = Rows::of(&REMOVED_USERS);
+        while let Some(row) = rows.try_next().await? {
+            waiting.push(fields_of_sqlite(&row, &REMOVED_USERS)?);
+            if waiting.count >= ROWS_AT_ONCE {
+                let full = std::mem::replace(&mut waiting, Rows::of(&REMOVED_USERS));
+                full.insert(&mut transaction, &REMOVED_USERS).await?;
+            }
+        }
+        waiting.insert(&mut transaction, &REMOVED_USERS).await?;
+        Ok(transaction.commit().await?)
     }
 
     async fn checksum(&mut self, table: &Table) -> anyhow::Result<Checksum> {

@@ -31,8 +31,8 @@ use crate::model::{
 };
 
 pub use accounts::{
-    Account, Bearer, ChangePassword, EndLogins, ImportAccount, ImportedDevice, MoveDevice, NewAccount,
-    NewLogin, Revocation, RevokeDevice, RotateRefresh, Rotation, UpdateDevice, Which,
+    Account, AdmitUser, Bearer, ChangePassword, EndLogins, ImportAccount, ImportedDevice, MoveDevice,
+    NewAccount, NewLogin, Revocation, RevokeDevice, RotateRefresh, Rotation, UpdateDevice, Which,
 };
 pub use messages::{
     Fate, MailboxDepth, PostMessage, PostRefusal, Posted, TakeMessages, TakenMessage, WaitingMessage,
@@ -137,6 +137,9 @@ pub enum Command {
     CreateAccount(NewAccount),
     /// An account of the replaced server, with its devices.
     ImportAccount(ImportAccount),
+    /// A user whose account somebody else keeps; nothing happens when they are
+    /// there, or were removed after their token was made.
+    AdmitUser(AdmitUser),
     /// A login of an account that exists.
     OpenLogin(NewLogin),
     /// A refresh token makes way for its successor.
@@ -184,6 +187,7 @@ impl Command {
             Command::Write(write) => write.user,
             Command::CreateAccount(new) => new.account.user,
             Command::ImportAccount(new) => new.account.user,
+            Command::AdmitUser(admit) => admit.user,
             Command::OpenLogin(login) => login.user,
             Command::ConnectDevice(connect) => connect.user,
             Command::LeaveDevice(leave) => leave.user,
@@ -531,8 +535,8 @@ pub trait Store: Send + Sync + 'static {
     async fn accounts_after(&self, email: &str, limit: u32) -> StoreResult<Vec<Account>>;
 
     /// Whether the user exists and the login, if one is named, is neither ended
-    /// nor expired at `at`; a token without a login must not be older than the
-    /// end of all such.
+    /// nor expired at `at`; a token without a login, or from outside, must not be
+    /// older than the end of all such.
     async fn is_authorized(&self, bearer: &Bearer, at: Timestamp) -> StoreResult<bool>;
 
     /// What ended after a position, oldest first, and the position after it;
@@ -608,9 +612,16 @@ pub struct Retention {
     pub revocations: Duration,
     /// Time since a login ended, in which its tokens are still told apart.
     pub ended_logins: Duration,
+    /// Time since a token from outside was ended, or its user removed: none
+    /// counts for longer.
+    pub ended_tokens: Duration,
     /// Time since a device was revoked, in which it is told so.
     pub revoked_devices: Duration,
 }
+
+/// How long after its making a token from outside counts at most, so that the
+/// store need not remember for ever which were ended.
+pub const EXTERNAL_TOKEN_LIFE_MAX: Duration = Duration::from_secs(400 * 86_400);
 
 impl Default for Retention {
     fn default() -> Self {
@@ -624,6 +635,7 @@ impl Default for Retention {
             op_ids: Duration::from_secs(86_400),
             revocations: Duration::from_secs(86_400),
             ended_logins: Duration::from_secs(7 * 86_400),
+            ended_tokens: EXTERNAL_TOKEN_LIFE_MAX,
             revoked_devices: Duration::from_secs(90 * 86_400),
         }
     }

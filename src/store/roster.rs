@@ -81,7 +81,9 @@ pub struct Roster {
     pub devices: HashMap<DeviceId, Row>,
     /// Whose each login is and when it ends; ended ones are left out.
     pub logins: HashMap<LoginId, (UserId, Timestamp)>,
-    /// Since when tokens without a login count, by user.
+    /// Tokens from outside that were ended.
+    pub ended_tokens: HashSet<LoginId>,
+    /// Since when tokens without a login, or from outside, count, by user.
     pub tokens_since: HashMap<UserId, Timestamp>,
     /// Connections that had not said goodbye when their device connected anew:
     /// nodes are to know.
@@ -93,8 +95,11 @@ impl Roster {
     /// Gives a connecting device of an existing user its identity: `fresh` is
     /// the id for a new one.
     pub fn connect(&mut self, connect: &ConnectDevice, fresh: DeviceId) -> Result<Connected, ConnectRefusal> {
+        let is_of_now =
+            || self.tokens_since.get(&connect.user).is_none_or(|since| *since <= connect.issued_at);
         let authorized = match connect.login {
-            None => self.tokens_since.get(&connect.user).is_none_or(|since| *since <= connect.issued_at),
+            None => is_of_now(),
+            Some(login) if login.is_external() => is_of_now() && !self.ended_tokens.contains(&login),
             Some(login) => self
                 .logins
                 .get(&login)

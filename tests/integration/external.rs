@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::operator::done;
 use crate::support::{Account, Cluster, Device, Env, JWT_SECRET, Node, eventually, run_to_exit, sign_hs256};
 
 const ISSUER: &str = "https://id.example.test/";
@@ -283,6 +284,54 @@ async fn a_fresh_token_keeps_the_socket_and_logging_out_ends_all_that_were_issue
         (node.rest_of(&again).get("/api/session").await.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn logging_out_ends_one_token_and_its_sockets_only() {
+    let signer = Signer::ed25519("ed");
+    let keys = Keys::serve(&[&signer]).await;
+    let node = Node::start(&taking(&keys.url)).await;
+    let named = |name: &str| bearer(signer.sign(&with(claims("ann"), "jti", json!(name))));
+    let (one, other) = (named("one"), named("other"));
+    let phone = Device::named(&node, &one, "Phone").await;
+    let laptop = Device::named(&node, &other, "Laptop").await;
+
+    node.rest_of(&one).post("/api/auth/logout", &json!(null)).await.expect(204);
+
+    phone.disconnected().await;
+    node.rest_of(&one).get("/api/session").await.expect_error(401, "unauthorized");
+    assert_eq!(Device::options(&node, &one).open().await.refused().await, "unauthorized");
+    laptop.update("k", json!("still here")).await;
+    node.rest_of(&other).post("/api/auth/logout-all", &json!(null)).await.expect(204);
+    laptop.disconnected().await;
+}
+
+#[tokio::test]
+async fn a_token_from_before_a_removal_does_not_bring_its_user_back() {
+    let signer = Signer::ed25519("ed");
+    let keys = Keys::serve(&[&signer]).await;
+    let node = Node::start(&taking(&keys.url)).await;
+    let before = bearer(signer.sign(&with(claims("ann"), "iat", json!(now() - 5))));
+    let device = Device::named(&node, &before, "Phone").await;
+    device.update("k", json!("private")).await;
+    let listed = done(&node, &["user", "list"]).await;
+    let name =
+        listed.split_whitespace().find(|word| word.starts_with("external:")).expect("the user").to_owned();
+
+    done(&node, &["user", "remove", &name, "--yes"]).await;
+
+    device.disconnected().await;
+    for _ in 0..2 {
+        node.rest_of(&before).get("/api/session").await.expect_error(401, "unauthorized");
+        assert_eq!(Device::options(&node, &before).open().await.refused().await, "unauthorized");
+    }
+    let later = eventually("a later token begins anew", || async {
+        let reply = node.rest_of(&bearer(signer.sign(&claims("ann")))).get("/api/session").await;
+        (reply.status == 200).then_some(reply.body)
+    })
+    .await;
+    assert_eq!(later["sessionData"], json!({}));
+    node.rest_of(&before).get("/api/session").await.expect_error(401, "unauthorized");
 }
 
 #[tokio::test]

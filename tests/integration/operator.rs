@@ -11,7 +11,7 @@ async fn tandem(node: &Node, args: &[&str]) -> Exit {
     run_to_exit(&args.iter().fold(env, |env, arg| env.arg(arg))).await
 }
 
-async fn done(node: &Node, args: &[&str]) -> String {
+pub async fn done(node: &Node, args: &[&str]) -> String {
     let exit = tandem(node, args).await;
     assert_eq!(exit.code, Some(0), "{args:?}: {}", exit.output);
     exit.output

@@ -27,7 +27,7 @@ impl Kind {
 /// A table that comes over, by its columns.
 pub struct Table {
     pub name: &'static str,
-    /// The column that says whose a row is.
+    /// The column that says whose a row is; empty where no user is left.
     pub user: &'static str,
     /// What the order of a device's messages goes by; elsewhere any order does.
     pub order: &'static str,
@@ -37,6 +37,10 @@ pub struct Table {
 const fn table(name: &'static str, columns: &'static [(&'static str, Kind)]) -> Table {
     Table { name, user: "user_id", order: "user_id", columns }
 }
+
+/// Of no user who is there: comes over as a whole.
+pub const REMOVED_USERS: Table =
+    Table { user: "", order: "id", ..table("removed_users", &[("id", Kind::Uuid), ("at", Kind::Int)]) };
 
 /// In the order in which they refer to each other. Not here: `nodes`, `revocations`, `moves` and `commits`, which are
 /// about nodes that run; and the numbers of changes and messages, which the target gives anew.
@@ -96,6 +100,7 @@ pub const TABLES: &[Table] = &[
             ("revoked_at", Kind::Int),
         ],
     ),
+    table("ended_tokens", &[("login_id", Kind::Uuid), ("user_id", Kind::Uuid), ("at", Kind::Int)]),
     table(
         "sessions",
         &[
@@ -161,6 +166,7 @@ pub const TABLES: &[Table] = &[
             ("expired", Kind::Flag),
         ],
     ),
+    REMOVED_USERS,
 ];
 
 impl Table {

@@ -6,9 +6,9 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
-use super::logins;
 use super::sql::{self, holdable, time};
 use super::users::Locked;
+use super::{external, logins};
 use crate::model::{BootId, ConnectionId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::roster::{Needs, Roster, Row};
 use crate::store::{Command, ConnectDevice, ConnectRefusal, MoveDevice, Reply, UpdateDevice};
@@ -88,6 +88,11 @@ async fn load(connection: &mut PgConnection, needs: &Needs) -> Result<Roster, sq
             let ends = (sql::user(&row, "user_id")?, time(&row, "expires_at")?);
             roster.logins.insert(LoginId(row.try_get("id")?), ends);
         }
+    }
+    let external = needs.logins.iter().filter(|login| login.is_external());
+    let external: Vec<Uuid> = external.map(|login| login.0).collect();
+    if !external.is_empty() {
+        roster.ended_tokens = external::ended(&mut *connection, &external).await?;
     }
     let named: Vec<Uuid> = needs.devices.iter().map(|device| device.0).collect();
     let (users, fingerprints): (Vec<Uuid>, Vec<i64>) =

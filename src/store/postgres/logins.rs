@@ -6,6 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
+use super::external;
 use super::sql::{holdable, number, time, user};
 use crate::model::{ConnectionId, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
@@ -110,6 +111,12 @@ pub async fn end(
         .await?;
         ended.extend(ids.into_iter().map(|id| Revoked::Login(Some(LoginId(id)))));
     }
+    if let Which::Only(Some(login)) = which
+        && login.is_external()
+    {
+        external::end(connection, user, login, at).await?;
+        ended.push(Revoked::Login(Some(login)));
+    }
     if matches!(which, Which::All | Which::Only(None) | Which::AllBut(Some(_))) {
         sqlx::query("UPDATE users SET tokens_since = $1 WHERE id = $2")
             .bind(at.0)
@@ -154,6 +161,9 @@ pub async fn remove_user(
         sqlx::query("DELETE FROM users WHERE id = $1").bind(user.0).execute(&mut *connection).await?;
     if removed.rows_affected() == 0 {
         return Ok(None);
+    }
+    if user.is_external() {
+        external::removed(connection, user, at).await?;
     }
     note(connection, user, &[Revoked::User], at).await?;
     Ok(Some(vec![Revoked::User]))
@@ -378,6 +388,7 @@ pub async fn is_authorized(
                 .bind(bearer.user.0)
                 .bind(bearer.issued_at.0)
         }
+        Some(login) if login.is_external() => return external::authorized(connection, bearer, login).await,
         Some(login) => sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM logins
              WHERE id = $1 AND user_id = $2 AND revoked_at IS NULL AND expires_at > $3)",

@@ -7,6 +7,7 @@
 
 mod commit;
 mod devices;
+mod external;
 mod links;
 mod logins;
 mod messages;

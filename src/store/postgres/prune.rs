@@ -50,6 +50,7 @@ pub async fn prune(
         history_bytes: i64::try_from(retention.history_bytes_per_user).unwrap_or(i64::MAX),
         revocations: before(retention.revocations),
         ended_logins: before(retention.ended_logins),
+        ended_tokens: before(retention.ended_tokens),
         revoked_devices: before(retention.revoked_devices),
     };
     let mut gone_through = 0;
@@ -110,6 +111,7 @@ struct Limits {
     history_bytes: i64,
     revocations: i64,
     ended_logins: i64,
+    ended_tokens: i64,
     revoked_devices: i64,
 }
 
@@ -305,6 +307,8 @@ async fn ended(connection: &mut PgConnection, limits: &Limits) -> Result<u64, sq
         ("revocations", "at", limits.revocations),
         ("logins", "expires_at", limits.ended_logins),
         ("logins", "revoked_at", limits.ended_logins),
+        ("ended_tokens", "at", limits.ended_tokens),
+        ("removed_users", "at", limits.ended_tokens),
         ("devices", "revoked_at", limits.revoked_devices),
     ];
     let mut pruned = 0;

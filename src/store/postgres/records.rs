@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::sql::holdable;
-use super::{devices, logins, messages};
+use super::{devices, external, logins, messages};
 use crate::model::UserId;
 use crate::store::{Command, NewAccount, NewLogin, Reply};
 
@@ -18,11 +18,13 @@ pub async fn apply(
     replies: &mut [Reply],
 ) -> Result<(), sqlx::Error> {
     let mut accounts = Vec::new();
+    let mut admitted = Vec::new();
     let mut logins = Vec::new();
     let mut beats = BTreeMap::new();
     for (place, command) in batch.iter().enumerate() {
         match command {
             Command::CreateAccount(account) => accounts.push((place, account)),
+            Command::AdmitUser(admit) => admitted.push(admit),
             Command::OpenLogin(login) => logins.push(login),
             Command::Beat { boot, node, at } => {
                 beats.insert(boot.0, (holdable(node).into_owned(), at.0));
@@ -39,6 +41,9 @@ pub async fn apply(
                 logins.push(&new.login);
             }
         }
+    }
+    if !admitted.is_empty() {
+        external::admit(connection, &admitted).await?;
     }
     if !logins.is_empty() {
         open_logins(connection, &logins).await?;
@@ -83,6 +88,7 @@ pub async fn apply_singly(
             Command::TakeMessages(take) => Reply::Taken(messages::take(connection, take).await?),
             Command::Write(_)
             | Command::CreateAccount(_)
+            | Command::AdmitUser(_)
             | Command::OpenLogin(_)
             | Command::ConnectDevice(_)
             | Command::LeaveDevice(_)

@@ -57,6 +57,7 @@ pub fn of(command: &Command) -> Option<UserId> {
         Command::RotateRefresh(_)
         | Command::CreateAccount(_)
         | Command::ImportAccount(_)
+        | Command::AdmitUser(_)
         | Command::OpenLogin(_)
         | Command::Beat { .. } => None,
     }

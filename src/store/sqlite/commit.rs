@@ -7,7 +7,7 @@ use sqlx::{Connection, Row, Transaction};
 
 use super::marker::Mark;
 use super::sql::{insert_all, json_list, seq, session_id, state, time, uuid, version};
-use super::{devices, fault, logins, messages, sql};
+use super::{devices, external, fault, logins, messages, sql};
 use crate::model::{SessionKey, UserId, Version};
 use crate::store::batch::{self, AppliedOp, Head, Loaded, Needs, Plan, Stored};
 use crate::store::{Bounds, Command, Reply, SessionWrite, StoreError, StoreResult};
@@ -64,6 +64,7 @@ async fn apply(
             Command::ImportAccount(import) => {
                 Reply::AccountCreated(devices::import_account(connection, import).await?)
             }
+            Command::AdmitUser(admit) => external::admit(connection, admit).await.map(|()| Reply::Done)?,
             Command::OpenLogin(login) => logins::open(connection, login).await.map(|()| Reply::Done)?,
             Command::RotateRefresh(rotate) => Reply::Rotated(logins::rotate(connection, rotate).await?),
             Command::EndLogins(end) => {

@@ -4,6 +4,7 @@
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
+use super::external;
 use super::sql::{insert_all, number, time, uuid};
 use crate::model::{ConnectionId, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
@@ -162,6 +163,12 @@ pub async fn end(
             ended.push(Revoked::Login(Some(LoginId(uuid(row, "id")?))));
         }
     }
+    if let Which::Only(Some(login)) = which
+        && login.is_external()
+    {
+        external::end(connection, user, login, at).await?;
+        ended.push(Revoked::Login(Some(login)));
+    }
     if matches!(which, Which::All | Which::Only(None) | Which::AllBut(Some(_))) {
         sqlx::query("UPDATE users SET tokens_since = ? WHERE id = ?")
             .bind(at.0)
@@ -208,6 +215,9 @@ pub async fn remove_user(
         .await?;
     if removed.rows_affected() == 0 {
         return Ok(None);
+    }
+    if user.is_external() {
+        external::removed(connection, user, at).await?;
     }
     note(connection, user, &[Revoked::User], at).await?;
     Ok(Some(vec![Revoked::User]))
@@ -324,6 +334,7 @@ pub async fn authorized(
         None => sqlx::query("SELECT 1 FROM users WHERE id = ? AND tokens_since <= ?")
             .bind(bearer.user.to_string())
             .bind(bearer.issued_at.0),
+        Some(login) if login.is_external() => return external::authorized(connection, bearer, login).await,
         Some(login) => sqlx::query(
             "SELECT 1 FROM logins WHERE id = ? AND user_id = ? AND revoked_at IS NULL AND expires_at > ?",
         )

@@ -8,6 +8,7 @@
 mod backup;
 mod commit;
 mod devices;
+mod external;
 mod logins;
 mod marker;
 mod messages;

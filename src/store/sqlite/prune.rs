@@ -304,6 +304,15 @@ impl Go<'_> {
                 self.retention.ended_logins,
             ),
             (
+                "DELETE FROM ended_tokens WHERE login_id IN
+                     (SELECT login_id FROM ended_tokens WHERE at < ? LIMIT ?)",
+                self.retention.ended_tokens,
+            ),
+            (
+                "DELETE FROM removed_users WHERE id IN (SELECT id FROM removed_users WHERE at < ? LIMIT ?)",
+                self.retention.ended_tokens,
+            ),
+            (
                 "DELETE FROM devices WHERE id IN (SELECT id FROM devices WHERE revoked_at < ? LIMIT ?)",
                 self.retention.revoked_devices,
             ),
