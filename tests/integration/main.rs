@@ -61,6 +61,7 @@ mod records;
 mod replica;
 mod retries;
 mod revocation;
+mod secrets;
 mod sessions;
 mod slow_consumer;
 mod store_faults;
