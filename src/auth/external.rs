@@ -5,6 +5,7 @@
 //! token names issuer and subject, and the user's id is made of the two, so every node knows whose it is without asking.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct ExternalTokens {
     keys: RwLock<Arc<[Key]>>,
     /// When keys were last looked for.
     looked: Mutex<Option<Instant>>,
+    /// The last look found nothing that can be used.
+    failed: AtomicBool,
     /// One looks at a time; whoever comes meanwhile waits for what is found.
     looking: Semaphore,
     client: reqwest::Client,
@@ -95,7 +98,14 @@ impl ExternalTokens {
             .no_proxy()
             .build()?;
         let (keys, looked) = (RwLock::new(Arc::from([])), Mutex::new(None));
-        let tokens = Self { settings, keys, looked, looking: Semaphore::new(1), client };
+        let tokens = Self {
+            settings,
+            keys,
+            looked,
+            failed: AtomicBool::new(false),
+            looking: Semaphore::new(1),
+            client,
+        };
         match (&tokens.settings.keys, tokens.look().await) {
             (Source::File(_), Err(error)) => return Err(error.context("JWKS cannot be used")),
             (Source::Url(_), Err(error)) => {
@@ -138,7 +148,8 @@ impl ExternalTokens {
             self.look_again().await;
         }
         let keys = self.find(header);
-        if keys.is_empty() && self.keys().is_empty() {
+        // A key that is unknown may be a new one that could not be fetched.
+        if keys.is_empty() && (self.keys().is_empty() || self.failed.load(Ordering::Acquire)) {
             return Err(Failure::new(
                 Code::StoreUnavailable,
                 "The issuer's keys cannot be fetched; try again.",
@@ -225,6 +236,12 @@ impl ExternalTokens {
     }
 
     async fn load(&self) -> anyhow::Result<()> {
+        let loaded = self.try_load().await;
+        self.failed.store(loaded.is_err(), Ordering::Release);
+        loaded
+    }
+
+    async fn try_load(&self) -> anyhow::Result<()> {
         *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let text = match &self.settings.keys {
             Source::File(path) => tokio::fs::read(path).await?,

@@ -1,10 +1,12 @@
-//! What REST says of itself: `openapi.json`, and a page to read it and to try
-//! each call. All of it is in the binary; nothing comes from elsewhere.
+//! What the server says of itself: REST in `openapi.json`, with a page to read it and to try
+//! each call, the Socket.IO events in `asyncapi.json`. All of it is in the binary; nothing comes from elsewhere.
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 const OPENAPI: &str = include_str!("docs/openapi.json");
+
+const ASYNCAPI: &str = include_str!("docs/asyncapi.json");
 
 /// The page's own script and style, and calls to this server; nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -13,6 +15,11 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 /// `GET /api/openapi.json`
 pub async fn openapi() -> Response {
     text("application/json", OPENAPI.replacen("VERSION", env!("CARGO_PKG_VERSION"), 1))
+}
+
+/// `GET /api/asyncapi.json`
+pub async fn asyncapi() -> Response {
+    text("application/json", ASYNCAPI.replacen("VERSION", env!("CARGO_PKG_VERSION"), 1))
 }
 
 /// `GET /docs`

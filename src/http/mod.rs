@@ -84,6 +84,7 @@ pub fn routes(services: Services) -> Router {
         .route("/api/health/ready", get(ops::ready))
         .route("/metrics", get(ops::local_metrics))
         .route("/api/openapi.json", get(docs::openapi))
+        .route("/api/asyncapi.json", get(docs::asyncapi))
         .route("/docs", get(docs::page))
         .route("/docs/page.css", get(docs::style))
         .route("/docs/page.js", get(docs::script))

@@ -89,6 +89,29 @@ async fn the_page_that_shows_it_needs_nothing_from_elsewhere() {
     let _: Rest = node.rest();
 }
 
+#[tokio::test]
+async fn the_described_events_are_those_of_the_protocol_and_references_lead_somewhere() {
+    let node = Node::start(&Env::new()).await;
+    let document = node.rest().get("/api/asyncapi.json").await.expect(200);
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let protocol = include_str!("../../docs/PROTOCOL.md");
+    let messages = document["components"]["messages"].as_object().unwrap();
+    let events: BTreeSet<_> = messages.keys().filter_map(|name| name.split_once('.')).collect();
+    for (_, event) in &events {
+        assert!(protocol.contains(&format!("`{event}`")), "docs/PROTOCOL.md does not name {event}");
+    }
+    // What the protocol has a heading for is described.
+    for heading in protocol.lines().filter(|line| line.starts_with("### `")) {
+        for event in heading.split('`').skip(1).step_by(2) {
+            assert!(events.iter().any(|(_, described)| *described == event), "{event} is not described");
+        }
+    }
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(document.pointer(reference).is_some(), "{reference} leads nowhere");
+    }
+}
+
 /// `docs/GUARANTEES.md` sets each promise beside the tests that show it: there is such a test.
 #[test]
 fn every_test_that_a_guarantee_names_exists() {

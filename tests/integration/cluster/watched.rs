@@ -2,11 +2,12 @@
 //! something to show, and alerts fire when the fault is made.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Cluster, Env, Process, eventually, free_port, within};
+use crate::support::{Cluster, Device, Env, Node, Process, connection, eventually, free_port, within};
 
 /// Scrapes, rules and rates of the test; the shipped ones are minutes.
 const EVERY: &str = "500ms";
@@ -120,9 +121,30 @@ async fn every_panel_has_something_to_show_and_alerts_fire_on_their_faults() {
         }
     }
 
+    tokio::select! {
+        () = hold_up(&cluster.nodes[0], &phone) => {}
+        () = prometheus.fires("TandemStoreSlow") => {}
+    }
     cluster.redis.stop();
     prometheus.fires("TandemBackplaneDown").await;
     cluster.redis.cont();
     cluster.nodes[2].kill_9();
     prometheus.fires("TandemNodeDown").await;
+}
+
+/// Another program holds the database for half a second at a time, again and again, while a device writes.
+async fn hold_up(node: &Node, device: &Device) {
+    let mut other = connection(node.folder()).await;
+    loop {
+        if sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.is_err() {
+            continue;
+        }
+        let write = device.try_emit_ack("session-update", vec![json!({"sessionKey": "k", "state": 2})]);
+        let held = async {
+            let half_a_second = std::future::pending::<()>();
+            drop(tokio::time::timeout(Duration::from_millis(500), half_a_second).await);
+            sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+        };
+        drop(tokio::join!(write, held));
+    }
 }

@@ -11,7 +11,7 @@ use super::shape;
 use crate::support::{Cluster, Device, Rest};
 
 /// Operations that name nothing but their caller. Those with a token or a refresh token act for whoever holds it.
-pub const ROUTES_WITHOUT_IDS: [&str; 11] = [
+pub const ROUTES_WITHOUT_IDS: [&str; 12] = [
     "POST /api/auth/register",
     "POST /api/auth/login",
     "POST /api/auth/refresh",
@@ -23,6 +23,7 @@ pub const ROUTES_WITHOUT_IDS: [&str; 11] = [
     "GET /api/health/ready",
     "GET /metrics",
     "GET /api/openapi.json",
+    "GET /api/asyncapi.json",
 ];
 
 /// Likewise.
