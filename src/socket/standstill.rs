@@ -65,10 +65,12 @@ impl Standstill {
     }
 
     fn was_before(&self, now: u64) -> bool {
+        // First the ticks, then what they noticed: a tick between the two must not hide what it saw.
+        let stands_still = self.stood_still(now);
         let noticed = self.noticed.load(Ordering::Acquire);
         let is_aftermath =
             noticed != u64::MAX && u128::from(now.saturating_sub(noticed)) < AFTERMATH.as_millis();
-        self.stood_still(now) || is_aftermath
+        stands_still || is_aftermath
     }
 }
 
