@@ -160,6 +160,8 @@ test("a revoked device stops in the other window", async () => {
   await online(station(page, "phone"));
   const second = await open();
   await logIn(second, email);
+  // A page that is left while its sockets are still opening makes the browser complain.
+  await Promise.all([online(station(second, "laptop")), online(station(second, "phone"))]);
   await second.getByRole("link", { name: "Devices" }).click();
   const row = second.getByRole("listitem").filter({ hasText: "Demo phone" }).filter({ hasText: "online" });
   await row.first().getByRole("button", { name: "Revoke Demo phone…" }).click();
