@@ -39,7 +39,7 @@ fn serve(config: tandem::config::Config) -> ExitCode {
 }
 
 async fn observed(config: tandem::config::Config) -> anyhow::Result<()> {
-    let exporter = config.traces.as_ref().map(Exporter::start).transpose();
+    let exporter = config.traces.as_ref().map(|traces| Exporter::start(traces, &config.node_id)).transpose();
     telemetry::init(&config.log, config.log_format, exporter.as_ref().ok().and_then(Option::as_ref));
     let exporter = exporter?;
     let ran = run(config).await;

@@ -409,8 +409,8 @@ impl Reader<'_> {
         let ratio = self.value("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", |text| {
             text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
         });
-        let (service, node) = (self.text("OTEL_SERVICE_NAME").to_owned(), self.node_id());
-        endpoint.map(|endpoint| traces::Settings { endpoint, headers, service, node, ratio })
+        let service = self.text("OTEL_SERVICE_NAME").to_owned();
+        endpoint.map(|endpoint| traces::Settings { endpoint, headers, service, ratio })
     }
 
     fn redis_url(&mut self) -> Option<Secret> {

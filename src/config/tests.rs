@@ -48,6 +48,15 @@ fn all_mistakes_are_reported_at_once_by_name_and_never_by_value() {
 }
 
 #[test]
+fn a_mistake_is_told_once() {
+    for (name, bad) in
+        [("NODE_ID", "two words"), ("OTEL_TRACES_SAMPLER_ARG", "2"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "x")]
+    {
+        assert_eq!(mistakes(&[(name, bad)]).len(), 1, "{name}");
+    }
+}
+
+#[test]
 fn flags_win_over_the_environment_which_wins_over_the_file() {
     let mut given = sources(&[("PORT", "2"), ("HOST", "127.0.0.2")]);
     given.flags.insert("PORT".into(), "1".into());

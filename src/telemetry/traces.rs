@@ -42,8 +42,6 @@ pub struct Settings {
     pub headers: Vec<(String, Secret)>,
     /// `service.name`.
     pub service: String,
-    /// `service.instance.id`.
-    pub node: String,
     /// Share of events that are traced, from 0 to 1.
     pub ratio: f64,
 }
@@ -57,11 +55,12 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Starts exporting; spans leave in batches, on a thread of their own. Needs to be inside a runtime.
+    /// Starts exporting as `node`, the `service.instance.id`; spans leave in batches, on a thread of their own. Needs to
+    /// be inside a runtime.
     ///
     /// # Errors
     /// When the endpoint is no URL.
-    pub fn start(settings: &Settings) -> anyhow::Result<Self> {
+    pub fn start(settings: &Settings, node: &str) -> anyhow::Result<Self> {
         let headers = settings.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
         let client = reqwest::Client::builder().timeout(EXPORT_WITHIN).build()?;
         let exporter = SpanExporter::builder()
@@ -75,7 +74,7 @@ impl Exporter {
         let resource = Resource::builder()
             .with_service_name(settings.service.clone())
             .with_attributes([
-                KeyValue::new("service.instance.id", settings.node.clone()),
+                KeyValue::new("service.instance.id", node.to_owned()),
                 KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             ])
             .build();
