@@ -10,7 +10,7 @@ mod tables;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use futures_util::TryStreamExt;
+use futures_util::{Stream, TryStreamExt};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
@@ -210,13 +210,8 @@ impl Source {
     }
 
     async fn rows(&mut self) -> anyhow::Result<u64> {
-        let mut rows = 0;
-        for table in TABLES {
-            let count = AssertSqlSafe(format!("SELECT count(*) FROM {}", table.name));
-            rows +=
-                sqlx::query_scalar::<_, i64>(count).fetch_one(&mut self.connection).await?.cast_unsigned();
-        }
-        Ok(rows)
+        let counted: i64 = sqlx::query_scalar(tables::count()).fetch_one(&mut self.connection).await?;
+        Ok(counted.cast_unsigned())
     }
 
     async fn users_after(&mut self, after: Option<Uuid>) -> anyhow::Result<Vec<String>> {
@@ -229,8 +224,7 @@ impl Source {
     }
 
     async fn checksum(&mut self, table: &Table) -> anyhow::Result<Checksum> {
-        let text = AssertSqlSafe(format!("SELECT {} FROM {}", table.column_names(), table.name));
-        let mut rows = sqlx::query(text).fetch(&mut self.connection);
+        let mut rows = sqlx::query(table.select("")).fetch(&mut self.connection);
         let mut checksum = Checksum::default();
         while let Some(row) = rows.try_next().await? {
             checksum.add(&fields_of_sqlite(&row, table)?);
@@ -285,13 +279,8 @@ impl Target {
     }
 
     async fn rows(&mut self) -> anyhow::Result<u64> {
-        let mut rows = 0;
-        for table in TABLES {
-            let count = AssertSqlSafe(format!("SELECT count(*) FROM {}", table.name));
-            rows +=
-                sqlx::query_scalar::<_, i64>(count).fetch_one(&mut self.connection).await?.cast_unsigned();
-        }
-        Ok(rows)
+        let counted: i64 = sqlx::query_scalar(tables::count()).fetch_one(&mut self.connection).await?;
+        Ok(counted.cast_unsigned())
     }
 
     /// All of these users' rows, in one transaction. Returns how many.
@@ -300,23 +289,10 @@ impl Target {
         let mut transaction = self.connection.begin().await?;
         let mut taken = 0;
         for table in TABLES.iter().filter(|table| !table.user.is_empty()) {
-            let text = AssertSqlSafe(format!(
-                "SELECT {} FROM {} WHERE {} IN (SELECT value FROM json_each(?)) ORDER BY {}",
-                table.column_names(),
-                table.name,
-                table.user,
-                table.order
-            ));
-            let mut rows = sqlx::query(text).bind(&users).fetch(&mut source.connection);
-            let mut waiting = Rows::of(table);
-            while let Some(row) = rows.try_next().await? {
-                waiting.push(fields_of_sqlite(&row, table)?);
-                taken += 1;
-                if waiting.count >= ROWS_AT_ONCE || waiting.bytes >= BYTES_AT_ONCE {
-                    std::mem::replace(&mut waiting, Rows::of(table)).insert(&mut transaction, table).await?;
-                }
-            }
-            waiting.insert(&mut transaction, table).await?;
+            let of_users =
+                format!("WHERE {} IN (SELECT value FROM json_each(?)) ORDER BY {}", table.user, table.order);
+            let rows = sqlx::query(table.select(&of_users)).bind(&users).fetch(&mut source.connection);
+            taken += pass_on(rows, &mut transaction, table).await?;
         }
         transaction.commit().await?;
         Ok(taken)
@@ -326,22 +302,13 @@ impl Target {
     async fn take_removed_users(&mut self, source: &mut Source) -> anyhow::Result<()> {
         let mut transaction = self.connection.begin().await?;
         sqlx::query("DELETE FROM removed_users").execute(&mut *transaction).await?;
-        let mut rows = sqlx::query("SELECT id, at FROM removed_users").fetch(&mut source.connection);
-        let mut waiting = Rows::of(&REMOVED_USERS);
-        while let Some(row) = rows.try_next().await? {
-            waiting.push(fields_of_sqlite(&row, &REMOVED_USERS)?);
-            if waiting.count >= ROWS_AT_ONCE {
-                let full = std::mem::replace(&mut waiting, Rows::of(&REMOVED_USERS));
-                full.insert(&mut transaction, &REMOVED_USERS).await?;
-            }
-        }
-        waiting.insert(&mut transaction, &REMOVED_USERS).await?;
+        let rows = sqlx::query(REMOVED_USERS.select("")).fetch(&mut source.connection);
+        pass_on(rows, &mut transaction, &REMOVED_USERS).await?;
         Ok(transaction.commit().await?)
     }
 
     async fn checksum(&mut self, table: &Table) -> anyhow::Result<Checksum> {
-        let text = AssertSqlSafe(format!("SELECT {} FROM {}", table.column_names(), table.name));
-        let mut rows = sqlx::query(text).fetch(&mut self.connection);
+        let mut rows = sqlx::query(table.select("")).fetch(&mut self.connection);
         let mut checksum = Checksum::default();
         while let Some(row) = rows.try_next().await? {
             let fields = table.columns.iter().enumerate();
@@ -368,6 +335,25 @@ impl Target {
         self.connection.close().await?;
         Ok(users.cast_unsigned())
     }
+}
+
+/// Inserts rows of the source as they come, many at once. Returns how many.
+async fn pass_on(
+    mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin,
+    target: &mut PgConnection,
+    table: &Table,
+) -> anyhow::Result<u64> {
+    let mut passed = 0;
+    let mut waiting = Rows::of(table);
+    while let Some(row) = rows.try_next().await? {
+        waiting.push(fields_of_sqlite(&row, table)?);
+        passed += 1;
+        if waiting.count >= ROWS_AT_ONCE || waiting.bytes >= BYTES_AT_ONCE {
+            std::mem::replace(&mut waiting, Rows::of(table)).insert(target, table).await?;
+        }
+    }
+    waiting.insert(target, table).await?;
+    Ok(passed)
 }
 
 /// Rows that wait to be inserted by one statement, column by column.

@@ -1,6 +1,8 @@
 //! What a copy takes over: tables and columns, which both databases call alike. A test holds the list against the schema,
 //! so that a migration cannot be forgotten here.
 
+use sqlx::AssertSqlSafe;
+
 /// What a column holds. SQLite keeps UUIDs as text and flags as numbers.
 #[derive(Clone, Copy)]
 pub enum Kind {
@@ -169,7 +171,19 @@ pub const TABLES: &[Table] = &[
     REMOVED_USERS,
 ];
 
+/// Counts the rows of all tables.
+pub fn count() -> AssertSqlSafe<String> {
+    let counts: Vec<_> =
+        TABLES.iter().map(|table| format!("(SELECT count(*) FROM {})", table.name)).collect();
+    AssertSqlSafe(format!("SELECT {}", counts.join(" + ")))
+}
+
 impl Table {
+    /// Reads its rows: all of them, or which, and in which order, `clauses` say.
+    pub fn select(&self, clauses: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(format!("SELECT {} FROM {} {clauses}", self.column_names(), self.name))
+    }
+
     /// As a statement lists them.
     pub fn column_names(&self) -> String {
         self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
