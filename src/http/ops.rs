@@ -79,10 +79,9 @@ pub async fn metrics(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) ->
 /// `GET /metrics` on the main port: for this host only.
 pub async fn local_metrics(State(services): State<Services>, request: Request) -> Answer {
     let is_local = request.extensions().get::<Peer>().is_some_and(|peer| peer.address.is_loopback());
-    let headers = request.headers().clone();
-    let is_forwarded = FORWARDING.iter().any(|name| headers.contains_key(*name));
+    let is_forwarded = FORWARDING.iter().any(|name| request.headers().contains_key(*name));
     if is_local && !is_forwarded {
-        Ok(metrics(State(services.metrics), headers).await)
+        Ok(metrics(State(services.metrics), request.into_parts().0.headers).await)
     } else {
         Err(no_route().await)
     }

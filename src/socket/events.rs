@@ -48,10 +48,7 @@ pub fn handle_at_once(session: &Session, id: Option<AckId>, json: &str) -> bool 
         }
     };
     let outcome = match event.name.as_str() {
-        "realtime-event" => {
-            let span = span_of("realtime-event", who);
-            span.in_scope(|| realtime(session, who, event.payload))
-        }
+        "realtime-event" => realtime(session, who, event.payload),
         "session-update" | "session-delete" | "session-get" | "device-message" | "device-message-ack"
         | "auth-refresh" => {
             return false;
@@ -131,8 +128,7 @@ async fn one(session: &Arc<Session>, id: Option<AckId>, json: &str, owed: &mut V
             }
             return;
         }
-        let span = if is_known(&event.name) { span_of(&event.name, who) } else { Span::none() };
-        let outcome = other(session, who, &event).instrument(span).await;
+        let outcome = other(session, who, &event).await;
         return session.answer(id, Some(&event.name), outcome);
     };
     let submitted = write.and_then(|write| {
@@ -154,17 +150,16 @@ async fn settle(session: &Session, write: Owed) {
     session.answer(write.id, Some(write.name), outcome.map(|written| ack_body(&write.key, &written)));
 }
 
-/// Whether a span may be called so: names that clients make up are without bound.
-fn is_known(name: &str) -> bool {
-    ["realtime-event", "session-get", "device-message-ack", "auth-refresh"].contains(&name)
-}
-
 async fn other(session: &Session, who: Who, event: &Named<'_>) -> Outcome<String> {
+    let payload = event.payload;
+    // Spans have these names only: those that clients make up are without bound.
     match event.name.as_str() {
-        "realtime-event" => realtime(session, who, event.payload),
-        "session-get" => get(session, who, event.payload).await,
-        "device-message-ack" => messages::acknowledge(session, who, event.payload).await,
-        "auth-refresh" => refresh(session, who, event.payload).await,
+        "realtime-event" => realtime(session, who, payload),
+        "session-get" => get(session, who, payload).instrument(span_of("session-get", who)).await,
+        "device-message-ack" => {
+            messages::acknowledge(session, who, payload).instrument(span_of("device-message-ack", who)).await
+        }
+        "auth-refresh" => refresh(session, who, payload).instrument(span_of("auth-refresh", who)).await,
         _ => Err(Failure::new(Code::UnknownEvent, "There is no such event.")),
     }
 }
@@ -320,6 +315,7 @@ struct RealtimePayload<'a> {
 
 /// Relays to the user's other devices; type and payload pass untouched.
 fn realtime(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
+    let _span = span_of("realtime-event", who).entered();
     let event: RealtimePayload<'_> = fields::object(payload)?;
     let kind = fields::required(event.kind, "type")?;
     if !kind.get().starts_with('"') || kind.get().len() > TYPE_BYTES_MAX {
