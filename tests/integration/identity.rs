@@ -1,9 +1,10 @@
 //! Which device a connection is: named, resumed, new; and two that claim to be one.
 
 use serde_json::json;
+use tandem::model::Clock;
 
 use crate::answers::is_error;
-use crate::support::{ChaosProxy, Device, Env, Node, eventually};
+use crate::support::{ChaosProxy, Device, Env, Node, Polling, RawSocket, eventually};
 
 #[tokio::test]
 async fn a_client_that_names_its_device_is_that_device_again() {
@@ -91,6 +92,11 @@ async fn of_several_offline_devices_the_one_offline_most_recently_is_resumed() {
         device.disconnect().await;
         let gone = watcher.next("device-disconnected").await;
         assert_eq!(gone["deviceId"], device.id());
+        // Of two that go in one millisecond none is the later one.
+        eventually("the millisecond is over", || async {
+            (Clock::now().to_string().as_str() > gone["lastSeen"].as_str()?).then_some(())
+        })
+        .await;
     }
 
     let resumed = Device::named(&node, &ann, "Phone").await;
@@ -111,6 +117,42 @@ async fn a_live_device_never_loses_its_identity_to_a_twin() {
     first.update("k", json!(1)).await;
     assert_eq!(twin.next("session-updated").await["deviceId"], first.id());
     assert_eq!(first.events("$disconnect"), Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn a_device_that_is_asked_while_it_upgrades_is_alive() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let connect = format!("40{}", json!({"token": ann.token, "deviceInfo": {"name": "Phone"}}));
+    for _ in 0..5 {
+        let polling = Polling::open(&node).await;
+        assert_eq!(polling.post(connect.as_str()).await.status, 200);
+        let first = loop {
+            let packets = polling.poll().await;
+            if let Some(restored) = packets.iter().find(|packet| packet.contains("session-restored")) {
+                break device_of(restored);
+            }
+        };
+        // From here on it polls no more.
+        let mut upgraded = RawSocket::probe(&node, &polling.sid).await;
+        let mut twin = RawSocket::open(&node).await;
+        twin.send(&connect).await;
+        // Time enough for the server to ask who is there.
+        for _ in 0..3 {
+            node.rest_of(&ann).get("/api/devices").await.expect(200);
+        }
+
+        upgraded.send("5").await;
+
+        assert_ne!(device_of(&twin.next_event("session-restored").await), first);
+        assert!(upgraded.emit_ack("session-get", r#"{"key":"k"}"#).await.contains("\"ok\":true"));
+    }
+}
+
+/// The device's id in the text of a `session-restored`.
+fn device_of(restored: &str) -> String {
+    let (_, rest) = restored.split_once("\"deviceId\":\"").expect("a restore says which device it is");
+    rest.split_once('"').expect("an id ends").0.to_owned()
 }
 
 #[tokio::test]

@@ -26,13 +26,25 @@ impl RawSocket {
 
     /// The same at an address, with more query (`&deviceInfo=...`).
     pub async fn open_at(address: &str, query: &str) -> Self {
-        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket{query}");
-        let (stream, _) = within(connect_async(url)).await.expect("the server accepts a WebSocket");
-        let mut socket = Self { stream, opened: Value::Null, next_ack: 0 };
+        let mut socket = Self::dial(address, query).await;
         let open = socket.next().await;
         let json = open.strip_prefix('0').unwrap_or_else(|| panic!("no open packet: {open}"));
         socket.opened = serde_json::from_str(json).expect("the open packet is JSON");
         socket
+    }
+
+    /// A WebSocket that a polling session has probed and is free to go over to.
+    pub async fn probe(node: &Node, sid: &str) -> Self {
+        let mut socket = Self::dial(node.address(), &format!("&sid={sid}")).await;
+        socket.send("2probe").await;
+        assert_eq!(socket.next().await, "3probe");
+        socket
+    }
+
+    async fn dial(address: &str, query: &str) -> Self {
+        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket{query}");
+        let (stream, _) = within(connect_async(url)).await.expect("the server accepts a WebSocket");
+        Self { stream, opened: Value::Null, next_ack: 0 }
     }
 
     /// A connected and restored device of `account`; the text of `session-restored` comes back too. Each has a

@@ -130,7 +130,7 @@ impl Transport {
         let wait = async {
             match (self.pipe(), self) {
                 (Some(pipe), _) => pipe.room().await,
-                (None, Transport::Polling(flow)) => flow.polled().await,
+                (None, Transport::Polling(flow)) => flow.heard().await,
                 (None, Transport::WebSocket(_)) => {}
             }
         };

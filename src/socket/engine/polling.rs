@@ -128,7 +128,8 @@ pub struct Flow {
     /// Bytes handed to the engine, never less than what left it.
     emitted: AtomicU64,
     polled_bytes: AtomicU64,
-    polled: Notify,
+    /// The client polled, or went a step of its upgrade.
+    heard: Notify,
     /// The connection of the poll that waits.
     link: Mutex<Option<Arc<Link>>>,
     /// The deviceInfo of the handshake's query.
@@ -192,7 +193,7 @@ impl Flow {
         if self.probing.load(Ordering::Acquire) {
             self.emit(&wire::nudge());
         }
-        self.polled.notify_waiters();
+        self.heard.notify_waiters();
     }
 
     /// A poll was answered with so many bytes.
@@ -272,19 +273,22 @@ impl Flow {
         }
     }
 
-    /// Waits for the next poll.
-    pub async fn polled(&self) {
-        self.polled.notified().await;
+    /// Waits until the client is heard.
+    pub async fn heard(&self) {
+        self.heard.notified().await;
     }
 
     /// Makes the client poll again, if it still can.
     pub async fn ping(&self) {
-        // A polling client that gets something asks again.
-        let asked = self.polled.notified();
+        // A polling client that gets something asks again, unless it is on its way to a WebSocket.
+        let heard = self.heard.notified();
+        if self.pipe().is_some() {
+            return; // it has arrived there this moment
+        }
         if self.send(&wire::nudge()) == Sent::Full {
             self.close();
         }
-        asked.await;
+        heard.await;
     }
 }
 
@@ -315,6 +319,7 @@ impl Upgrade {
     /// The client has probed the WebSocket: it is to stop polling.
     pub fn begin(&self) {
         self.flow.probing.store(true, Ordering::Release);
+        self.flow.heard.notify_waiters();
         self.flow.emit(&wire::nudge());
     }
 
@@ -376,6 +381,7 @@ impl Upgrade {
         }
         flow.pipe.set(pipe.clone()).ok()?;
         drop(way);
+        flow.heard.notify_waiters();
         socket.close(DisconnectReason::ClosingServer);
         if let Some((sid, flows)) = flow.entry.get() {
             flows.remove(sid);
