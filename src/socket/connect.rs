@@ -78,11 +78,11 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         return Err(too_many());
     }
 
-    // Twice, since what the first one hears may be as old.
+    let _visit = services.hub.visit(identity.user).await;
+    // Last, since a node may stand still while it waits, too. Twice, since what the first one hears may be as old.
     if services.standstill.was_lately() && !(session.probe().await && session.probe().await) {
         return Err(Failure::new(Code::Draining, "Nobody is there any more."));
     }
-    let _visit = services.hub.visit(identity.user).await;
     let connection = ConnectionId::fresh();
     let connected = services.devices.connect(&identity, claimed, info.clone(), connection).await;
     let connected = connected.inspect_err(|failure| services.auth.refused(&identity, failure))?;

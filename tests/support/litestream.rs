@@ -137,7 +137,7 @@ impl Litestream {
 
     /// Freezes it: its socket is there and nothing is answered.
     pub fn stop(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     pub fn cont(&self) {

@@ -201,7 +201,7 @@ impl Node {
 
     /// Stops it in its tracks, and lets it go on: connections stay, nothing is answered.
     pub fn stop(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     pub fn cont(&self) {

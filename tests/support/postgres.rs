@@ -100,7 +100,7 @@ impl Postgres {
 
     /// Freezes the postmaster only; its sessions go on.
     pub fn stop(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     pub fn cont(&self) {

@@ -4,9 +4,11 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
@@ -101,6 +103,18 @@ impl Process {
         }
     }
 
+    /// Stops it in its tracks until SIGCONT. Each of its threads goes on until it has heard of it, so they are waited
+    /// for.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.id());
+        let asked = Instant::now();
+        while self.status.is_none() && !all_stopped(Path::new(&threads)) {
+            assert!(asked.elapsed() < Duration::from_secs(10), "{} does not stop", self.name);
+            thread::yield_now();
+        }
+    }
+
     /// Waits until it has ended by itself; the caller bounds the wait.
     pub async fn exit(&mut self) -> Exit {
         let mut news = self.output.news.subscribe();
@@ -166,4 +180,13 @@ impl Output {
         drop(lines);
         self.news.send_modify(|news| news.lines += 1);
     }
+}
+
+/// Whether every thread in this folder of /proc is stopped; one that ends meanwhile is.
+fn all_stopped(threads: &Path) -> bool {
+    let threads = std::fs::read_dir(threads).into_iter().flatten().flatten();
+    threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
+        // "id (any name) state ..."
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 'Z', 'X']))
+    })
 }

@@ -44,7 +44,7 @@ impl RedisServer {
 
     /// Freezes it: connections stay open and nothing is answered.
     pub fn stop(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     pub fn cont(&self) {
