@@ -8,6 +8,7 @@
 
 pub mod accounts;
 pub mod batch;
+mod company;
 pub mod copy;
 pub mod messages;
 mod postgres;

@@ -3,7 +3,8 @@
 //!
 //! Users are served in turn, so that one who writes a thousand changes does not
 //! hold up the others. An idle writer waits for nobody: a single write commits
-//! at once. Every caller is answered within [`ANSWER_WITHIN`]; a command whose
+//! at once; where many users write it waits a moment for more (`company.rs`).
+//! Every caller is answered within [`ANSWER_WITHIN`]; a command whose
 //! caller has given up before its turn is never applied.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::company::{self, Company};
 use super::replica::Replica;
 use super::{
     Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, NewAccount, NewLogin, PostMessage,
@@ -79,17 +81,44 @@ struct Lanes {
     turns: VecDeque<UserId>,
     commands: usize,
     bytes: usize,
+    company: Company,
+    /// Since when the first command waits; nothing where a batch is due at once.
+    waiting_since: Option<Instant>,
+}
+
+/// What the writer does next.
+enum Next {
+    /// Nothing, while nobody writes.
+    Rest,
+    /// Wait for company, until then.
+    Wait(Instant),
+    Commit(Vec<Waiting>),
 }
 
 impl Lanes {
+    fn next(&mut self) -> Next {
+        if let Some(since) = self.waiting_since
+            && let Some(until) = self.company.expected(self.commands, since, Instant::now())
+        {
+            return Next::Wait(until);
+        }
+        self.waiting_since = None;
+        let batch = self.take();
+        if batch.is_empty() { Next::Rest } else { Next::Commit(batch) }
+    }
+
     fn push(&mut self, waiting: Waiting) -> bool {
         let bytes = waiting.command.bytes();
         if self.commands >= QUEUE_COMMANDS_MAX || self.bytes + bytes > QUEUE_BYTES_MAX {
             return false;
         }
+        let (user, now) = (waiting.command.queue(), Instant::now());
+        self.company.note(user, now);
+        if self.commands == 0 {
+            self.waiting_since = Some(now);
+        }
         self.commands += 1;
         self.bytes += bytes;
-        let user = waiting.command.queue();
         let lane = self.by_user.entry(user).or_default();
         if lane.is_empty() {
             self.turns.push_back(user);
@@ -302,7 +331,10 @@ impl Writer {
             return Err(StoreError::Busy);
         }
         self.metrics.commit_queue.set(depth as f64);
-        self.queue.arrived.notify_one();
+        // In between the writer is at work, or waits for company.
+        if depth == 1 || depth == company::ENOUGH {
+            self.queue.arrived.notify_one();
+        }
         Ok(Submitted { state, answered, deadline: Instant::now() + ANSWER_WITHIN })
     }
 }
@@ -347,15 +379,19 @@ type Answer = oneshot::Sender<StoreResult<Reply>>;
 impl Writing {
     async fn run(self, queue: Arc<Queue>, tasks: Tasks) {
         loop {
-            let batch = queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if batch.is_empty() {
-                tokio::select! {
+            let next = queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let batch = match next {
+                Next::Commit(batch) => self.admit(batch).await,
+                Next::Wait(until) => {
+                    drop(tokio::time::timeout_at(until.into(), queue.arrived.notified()).await);
+                    continue;
+                }
+                Next::Rest => tokio::select! {
                     () = queue.arrived.notified() => continue,
                     // Whatever is still in the lanes has been taken by now.
                     () = tasks.ending() => return,
-                }
-            }
-            let batch = self.admit(batch).await;
+                },
+            };
             if !batch.is_empty() {
                 let held = self.commit(batch).await;
                 queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).put_back(held);
