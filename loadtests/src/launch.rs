@@ -1,5 +1,7 @@
 //! One server process of a run: how it is started, watched, killed, frozen and brought back. It ends when dropped.
 
+pub mod postgres;
+
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -8,12 +8,16 @@ use anyhow::Context;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Contender {
     Tandem,
+    /// With PostgreSQL instead of SQLite.
+    TandemPostgres,
     /// The bare relay.
     Floor,
     /// The replaced Node.js server, in a cluster with the classic Redis adapter.
     NodeSeed,
     /// The same with the sharded adapter.
     NodeSeedSharded,
+    /// The same with acks that wait for the disk.
+    NodeSeedFull,
 }
 
 /// Where the contenders are and their data goes.
@@ -30,6 +34,8 @@ pub struct NodeSettings<'a> {
     /// Shared by the nodes of a cluster.
     pub folder: &'a Path,
     pub redis_port: Option<u16>,
+    /// Where a store of its own is needed.
+    pub postgres: Option<&'a str>,
 }
 
 /// Long enough for every server's check; the same on all nodes.
@@ -41,15 +47,17 @@ impl Contender {
     pub fn name(self) -> &'static str {
         match self {
             Self::Tandem => "tandem",
+            Self::TandemPostgres => "tandem-postgres",
             Self::Floor => "floor",
             Self::NodeSeed => "node-seed",
             Self::NodeSeedSharded => "node-seed-sharded",
+            Self::NodeSeedFull => "node-seed-full",
         }
     }
 
     pub fn ready_path(self) -> &'static str {
         match self {
-            Self::Tandem => "/api/health/ready",
+            Self::Tandem | Self::TandemPostgres => "/api/health/ready",
             _ => "/api/health",
         }
     }
@@ -77,9 +85,9 @@ impl Places {
     /// Why a contender cannot be started.
     pub fn missing(&self, contender: Contender) -> Option<String> {
         let (needed, remedy) = match contender {
-            Contender::Tandem => (self.tandem.clone(), "cargo build --release"),
+            Contender::Tandem | Contender::TandemPostgres => (self.tandem.clone(), "cargo build --release"),
             Contender::Floor => (self.floor.clone(), "cargo build --release -p loadtests"),
-            Contender::NodeSeed | Contender::NodeSeedSharded => {
+            Contender::NodeSeed | Contender::NodeSeedSharded | Contender::NodeSeedFull => {
                 (self.node_seed.join("node_modules"), "npm ci there")
             }
         };
@@ -90,10 +98,11 @@ impl Places {
     pub fn command(&self, contender: Contender, node: &NodeSettings<'_>) -> Command {
         let redis_url = node.redis_port.map(|port| format!("redis://127.0.0.1:{port}"));
         let mut command = match contender {
-            Contender::Tandem => {
+            Contender::Tandem | Contender::TandemPostgres => {
+                let sqlite = format!("sqlite://{}", node.folder.join("tandem.db").display());
                 let mut command = Command::new(&self.tandem);
                 command
-                    .env("DATABASE_URL", format!("sqlite://{}", node.folder.join("tandem.db").display()))
+                    .env("DATABASE_URL", node.postgres.map_or(sqlite, str::to_owned))
                     .env("LIMIT_EVENTS_PER_SECOND", "0")
                     .env("LIMIT_LOGINS_PER_EMAIL", "0")
                     .env("LIMIT_AUTH_PER_ADDRESS", "0")
@@ -102,13 +111,15 @@ impl Places {
                 command
             }
             Contender::Floor => Command::new(&self.floor),
-            Contender::NodeSeed | Contender::NodeSeedSharded => {
+            Contender::NodeSeed | Contender::NodeSeedSharded | Contender::NodeSeedFull => {
+                let synchronous = if contender == Contender::NodeSeedFull { "FULL" } else { "NORMAL" };
                 let adapter = if contender == Contender::NodeSeedSharded { "sharded" } else { "classic" };
                 let mut command = Command::new("node");
                 command
                     .arg(self.node_seed.join("server.js"))
                     .env("DATABASE", node.folder.join("node-seed.db"))
                     .env("NODE_ENV", "production")
+                    .env("SYNCHRONOUS", synchronous)
                     .env("ADAPTER", adapter);
                 command
             }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::contender::{Contender, NodeSettings, Places};
 use crate::client::target::Target;
-use crate::launch::{self, Process};
+use crate::launch::{self, Process, postgres};
 use crate::measure::watch::{Watched, WatchedRedis};
 use crate::scenario::Server;
 
@@ -20,6 +20,7 @@ const LAST_LINES: usize = 15;
 pub struct Running {
     nodes: Vec<Process>,
     redis: Option<Process>,
+    _postgres: Option<Process>,
     _folder: TempDir,
 }
 
@@ -36,15 +37,21 @@ pub fn start(contender: Contender, layout: Layout, places: &Places) -> anyhow::R
         .prefix("tandem-load-")
         .tempdir_in(&places.data)
         .context("cannot make a data folder")?;
-    let mut running = Running { nodes: Vec::new(), redis: None, _folder: folder };
+    let mut running = Running { nodes: Vec::new(), redis: None, _postgres: None, _folder: folder };
     let folder = running._folder.path().to_owned();
     if layout.clustered {
         running.redis = Some(launch::start_redis(&folder, READY_WITHIN)?);
     }
     let redis_port = running.redis.as_ref().map(|redis| redis.address.port());
+    let mut postgres = None;
+    if contender == Contender::TandemPostgres {
+        let (url, server) = postgres::start(&folder, READY_WITHIN)?;
+        postgres = Some(url);
+        running._postgres = Some(server);
+    }
     for nth in 1..=layout.nodes {
         let port = launch::free_port()?;
-        let settings = NodeSettings { port, folder: &folder, redis_port };
+        let settings = NodeSettings { port, folder: &folder, redis_port, postgres: postgres.as_deref() };
         let log = folder.join(format!("{}-{nth}.log", contender.name()));
         let mut process = Process::start(places.command(contender, &settings), port, log)?;
         process.wait_until(READY_WITHIN, |address| launch::is_ready(address, contender.ready_path()))?;

@@ -20,6 +20,8 @@ pub enum Work {
     Updates,
     /// The most durable session updates a second.
     Peak,
+    /// Acknowledged writes a second of 1 to 512 writers, on either store.
+    Writers,
     /// Device messages at 1,000 a second.
     Messages,
     /// 8,000 idle sockets.
@@ -58,6 +60,7 @@ impl Work {
             Self::ClusterLatency => "cluster-latency",
             Self::Updates => "updates",
             Self::Peak => "peak",
+            Self::Writers => "writers",
             Self::Messages => "messages",
             Self::Idle => "idle",
             Self::Connect => "connect",
@@ -72,9 +75,10 @@ impl Work {
 
     /// The floor keeps nothing and knows no device, so it has no part in updates and messages.
     pub fn contenders(self) -> &'static [Contender] {
-        use Contender::{Floor, NodeSeed, NodeSeedSharded, Tandem};
+        use Contender::{Floor, NodeSeed, NodeSeedFull, NodeSeedSharded, Tandem, TandemPostgres};
         match self {
             Self::Updates | Self::Peak | Self::Messages | Self::Storm => &[Tandem, NodeSeed],
+            Self::Writers => &[Tandem, TandemPostgres, NodeSeed, NodeSeedFull],
             Self::ClusterRelay | Self::ClusterLatency => &[Tandem, Floor, NodeSeed, NodeSeedSharded],
             _ => &[Tandem, Floor, NodeSeed],
         }
@@ -91,6 +95,12 @@ impl Work {
             Self::ClusterLatency => vec![cluster(3, relay(1_000))],
             Self::Updates => vec![one_node(Plan::usual(Scenario::Updates))],
             Self::Peak => vec![one_node(Plan::usual(Scenario::Peak))],
+            Self::Writers => [1, 8, 64, 512]
+                .map(|writers: usize| {
+                    let plan = Plan { devices_per_user: writers.min(4), ..Plan::usual(Scenario::Writers) };
+                    one_node(plan.with_sockets(writers))
+                })
+                .into(),
             Self::Messages => vec![one_node(Plan::usual(Scenario::Messages))],
             Self::Idle => vec![one_node(Plan::usual(Scenario::Idle))],
             Self::Connect => vec![one_node(Plan::usual(Scenario::Connect))],

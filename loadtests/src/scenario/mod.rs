@@ -10,6 +10,7 @@ pub mod plan;
 pub mod schedule;
 pub mod storm;
 pub mod traffic;
+pub mod writers;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -72,6 +73,7 @@ pub fn run(
             open_loop::run(plan, Traffic::Messages, sample, &mut swarm, &server.watched, progress)
         }
         Scenario::Peak => peak::run(plan, sample, &mut swarm, &server.watched, progress),
+        Scenario::Writers => writers::run(plan, sample, &mut swarm, &server.watched, progress),
         Scenario::Storm => storm::run(plan, sample, &mut swarm, &server.watched, progress),
     }
 }

@@ -28,6 +28,8 @@ pub enum Scenario {
     Messages,
     /// The most durable session updates a second.
     Peak,
+    /// Every device writes durably, waits for its ack, and writes again.
+    Writers,
     /// Many devices lose their connection at once and come back as stock clients do.
     Storm,
 }
@@ -41,6 +43,7 @@ impl Scenario {
             Self::Updates => "updates",
             Self::Messages => "messages",
             Self::Peak => "peak",
+            Self::Writers => "writers",
             Self::Storm => "storm",
         }
     }
