@@ -19,6 +19,8 @@ pub mod config;
 pub mod devices;
 pub mod drain;
 pub mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzed;
 pub mod health;
 pub mod http;
 pub mod hub;

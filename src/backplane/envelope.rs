@@ -206,7 +206,7 @@ impl Envelope {
 
     /// The state of a change is left out past `CHANGE_PAYLOAD_BYTES_MAX`. `None`: larger than any
     /// envelope may be.
-    pub(super) fn encode(&self, codec: &Codec) -> Option<Bytes> {
+    pub(crate) fn encode(&self, codec: &Codec) -> Option<Bytes> {
         let payload = match (&self.kind, &self.payload) {
             (Kind::Change(_), Some(state)) if state.len() > CHANGE_PAYLOAD_BYTES_MAX => &[][..],
             (_, payload) => payload.as_deref().unwrap_or_default(),
@@ -229,7 +229,7 @@ impl Envelope {
 
 /// Encodes and decodes for one node, whose own envelopes it knows by their first bytes.
 #[derive(Debug)]
-pub(super) struct Codec {
+pub(crate) struct Codec {
     /// The header up to and including this process's name.
     own: Vec<u8>,
 }
@@ -247,14 +247,14 @@ struct Header<'a> {
 
 impl Codec {
     /// `process` names this life of this node; a restarted node must not ignore its predecessor.
-    pub(super) fn new(process: &str) -> Self {
+    pub(crate) fn new(process: &str) -> Self {
         let mut own = format!("{{\"v\":{VERSION},\"n\":").into_bytes();
         write_json(&mut own, process);
         Self { own }
     }
 
     /// Never fails louder than `Unreadable`: whatever is on a channel, the node goes on.
-    pub(super) fn decode(&self, bytes: &Bytes) -> Result<Envelope, Unreadable> {
+    pub(crate) fn decode(&self, bytes: &Bytes) -> Result<Envelope, Unreadable> {
         if bytes.starts_with(&self.own) {
             return Err(Unreadable::Own);
         }

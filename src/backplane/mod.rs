@@ -11,7 +11,7 @@
 #![expect(missing_docs, reason = "plain fields and variants are what their names say")]
 
 mod bucket;
-mod envelope;
+pub(crate) mod envelope;
 mod inbound;
 mod memory;
 mod observed;

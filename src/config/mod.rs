@@ -142,7 +142,7 @@ impl Sources {
 }
 
 /// `NAME=value` lines; `#` starts a comment line; quotes around a value go.
-fn parse_env_file(text: &str) -> Result<HashMap<String, String>, Mistakes> {
+pub(crate) fn parse_env_file(text: &str) -> Result<HashMap<String, String>, Mistakes> {
     let mut values = HashMap::new();
     let mut mistakes = Vec::new();
     for (index, line) in text.lines().enumerate() {

@@ -9,7 +9,7 @@
 
 mod polling;
 mod request;
-mod websocket;
+pub(crate) mod websocket;
 
 use std::convert::Infallible;
 use std::sync::Arc;

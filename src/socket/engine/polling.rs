@@ -301,7 +301,7 @@ impl Drop for Flow {
 }
 
 /// A polling session that is becoming a WebSocket.
-pub(super) struct Upgrade {
+pub(crate) struct Upgrade {
     flow: Arc<Flow>,
     engine: Engine,
     services: Arc<Services>,
