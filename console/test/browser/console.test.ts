@@ -4,7 +4,7 @@ import { join } from "node:path";
 import AxeBuilder from "@axe-core/playwright";
 import { type Browser, type BrowserContext, type Locator, type Page, chromium } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { type Server, endAll, serve } from "./server";
+import { type Server, endAll, serve } from "../../../tests/support/server.mjs";
 
 const PASSWORD = "correct horse battery";
 /** Screenshots for people: set it to a folder to keep them. */

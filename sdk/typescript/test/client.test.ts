@@ -4,7 +4,7 @@ import "fake-indexeddb/auto";
 import { afterEach, expect, test } from "vitest";
 
 import { CrossDeviceSync, type Change, IndexedDbStorage, type Options, Refused } from "../src/index.js";
-import { type Server, endAll, serve } from "./server.js";
+import { type Server, endAll, serve } from "../../../tests/support/server.mjs";
 
 const clients: CrossDeviceSync[] = [];
 let databases = 0;

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { applyOps, difference, mergePatch } from "../src/merge.js";
 import type { Op } from "../src/protocol.js";
-import { type Server, endAll, serve } from "./server.js";
+import { type Server, endAll, serve } from "../../../tests/support/server.mjs";
 
 let server: Server;
 let token: string;

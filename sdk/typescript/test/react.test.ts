@@ -7,7 +7,7 @@ import { afterEach, expect, test } from "vitest";
 
 import { CrossDeviceSync, MemoryStorage } from "../src/index.js";
 import { TandemProvider, useConnectionStatus, useDevices, useRealtime, useSession } from "../src/react.js";
-import { endAll, serve } from "./server.js";
+import { endAll, serve } from "../../../tests/support/server.mjs";
 
 const clients: CrossDeviceSync[] = [];
 

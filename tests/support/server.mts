@@ -1,11 +1,12 @@
-// Real nodes for the tests: the built binary on a free port, its database in a temporary folder.
+// Real nodes for the tests in TypeScript (sdk/, console/, examples/): the built binary on a free port, its database in a
+// temporary folder.
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
 function binary(): string {
-  const root = resolve(import.meta.dirname, "../../../target");
+  const root = resolve(import.meta.dirname, "../../target");
   const found = [process.env.TANDEM_BIN, join(root, "release/tandem"), join(root, "debug/tandem")];
   const path = found.find((file) => file && existsSync(file));
   if (!path) throw new Error("no server: set TANDEM_BIN, or cargo build");
@@ -89,7 +90,7 @@ const folders: string[] = [];
 const servers: Server[] = [];
 
 export function folder(): string {
-  const made = mkdtempSync(join(tmpdir(), "tandem-console-"));
+  const made = mkdtempSync(join(tmpdir(), "tandem-test-"));
   folders.push(made);
   return made;
 }
