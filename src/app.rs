@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use axum::body::Body;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{Request, Response, header};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -498,7 +498,7 @@ impl Service<Request<Incoming>> for Entrance {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        if !rest::cors::is_allowed(&self.allowed_origins, request.headers().get(header::ORIGIN)) {
+        if !rest::cors::is_welcome(&self.allowed_origins, request.headers()) {
             let failure = Failure::new(Code::OriginNotAllowed, "Pages of this origin may not connect.");
             return std::future::ready(Ok(rest::refused(failure))).boxed();
         }

@@ -63,18 +63,29 @@ async fn a_wrong_websocket_upgrade_is_refused() {
     canary(&node, &ann).await;
 }
 
+/// The status of a WebSocket upgrade that a page of `origin` asks for at `host`.
+async fn upgraded(node: &Node, host: &str, origin: &str) -> String {
+    let mut tcp = RawTcp::open(node).await;
+    let upgrade = format!(
+        "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    tcp.write(upgrade.as_bytes()).await.unwrap();
+    tcp.read_until("\r\n").await.split(' ').nth(1).unwrap().to_owned()
+}
+
+/// The status of a GET that a page of `origin` sends to `host`.
+async fn asked(node: &Node, path: &str, host: &str, origin: &str) -> u16 {
+    let request = node.rest().request(reqwest::Method::GET, path);
+    Rest::send(request.header("host", host).header("origin", origin)).await.status
+}
+
 #[tokio::test]
 async fn a_foreign_origin_is_refused_where_origins_are_listed() {
     let env = Env::new().set("ALLOWED_ORIGINS", "https://app.example");
     let node = Node::start(&env).await;
     let ann = node.register("ann").await;
-    let upgrade = |origin: &str| {
-        format!(
-            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: tandem\r\nOrigin: {origin}\r\n\
-            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-    };
     for (origin, status) in [
         ("https://evil.example", "403"),
         ("https://app.example.evil.example", "403"),
@@ -82,15 +93,40 @@ async fn a_foreign_origin_is_refused_where_origins_are_listed() {
         ("null", "403"),
         ("https://app.example", "101"),
     ] {
-        let mut tcp = RawTcp::open(&node).await;
-        tcp.write(upgrade(origin).as_bytes()).await.unwrap();
-        let answer = tcp.read_until("\r\n").await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{origin}: {answer}");
-        let polling = node.rest().request(reqwest::Method::GET, "/socket.io/?EIO=4&transport=polling");
-        let polling = Rest::send(polling.header("origin", origin)).await;
-        assert_eq!(polling.status == 200, status == "101", "{origin}: {}", polling.text);
+        assert_eq!(upgraded(&node, "tandem", origin).await, status, "{origin}");
+        let polling = asked(&node, "/socket.io/?EIO=4&transport=polling", "tandem", origin).await;
+        assert_eq!(polling == 200, status == "101", "{origin}: {polling}");
     }
     canary(&node, &ann).await;
+}
+
+#[tokio::test]
+async fn the_servers_own_origin_is_welcome_whatever_is_listed() {
+    let node = Node::start(&Env::new().set("ALLOWED_ORIGINS", "https://app.example")).await;
+    for (host, origin, is_welcome) in [
+        ("localhost:3001", "http://localhost:3001", true),
+        // A proxy that ends TLS leaves the name and the port.
+        ("tandem.example", "https://tandem.example", true),
+        ("Tandem.example", "https://tandem.example", true),
+        ("tandem.example:443", "https://tandem.example", true),
+        ("[::1]:3001", "http://[::1]:3001", true),
+        ("localhost:3001", "http://localhost:3002", false),
+        ("localhost:3001", "http://localhost", false),
+        ("tandem.example:443", "http://tandem.example", false),
+        ("tandem.example", "https://evil.example", false),
+        ("tandem.example", "https://tandem.example.evil.example", false),
+        ("tandem.example", "https://evil.example@tandem.example", false),
+        ("tandem.example", "tandem.example", false),
+        ("null", "null", false),
+    ] {
+        let about = format!("{origin} at {host}");
+        let rest = asked(&node, "/api/health", host, origin).await;
+        assert_eq!(rest, if is_welcome { 200 } else { 403 }, "{about} over REST");
+        let polling = asked(&node, "/socket.io/?EIO=4&transport=polling", host, origin).await;
+        assert_eq!(polling, if is_welcome { 200 } else { 403 }, "{about} by polling");
+        let upgrade = upgraded(&node, host, origin).await;
+        assert_eq!(upgrade, if is_welcome { "101" } else { "403" }, "{about} by WebSocket");
+    }
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ afterAll(async () => {
 type Look = { colorScheme?: "light" | "dark"; viewport?: { width: number; height: number } };
 
 /** A window of a browser of its own. What it complains about fails the test. */
-async function open(look: Look = {}): Promise<Page> {
+async function open(look: Look = {}, at: Server = server): Promise<Page> {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...look });
   contexts.push(context);
   const page = await context.newPage();
@@ -45,7 +45,7 @@ async function open(look: Look = {}): Promise<Page> {
     if (["error", "warning"].includes(message.type()) && !isExpected) complaints.push(message.text());
   });
   page.on("pageerror", (error) => complaints.push(String(error)));
-  await page.goto(server.url);
+  await page.goto(at.url);
   return page;
 }
 
@@ -100,6 +100,12 @@ test("two devices in one window are in step, and a second window with them", asy
   await value(note(station(second, "laptop")), "Buy stamps");
   await append(note(station(second, "phone")), " and envelopes");
   await value(note(laptop), "Buy stamps and envelopes");
+});
+
+test("the page works where only other origins may connect", async () => {
+  const page = await open({}, await serve({ ALLOWED_ORIGINS: "https://app.example" }));
+  await register(page);
+  await Promise.all([online(station(page, "laptop")), online(station(page, "phone"))]);
 });
 
 test("what both wrote while one was offline is merged when it returns", async () => {
