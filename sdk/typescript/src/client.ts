@@ -12,15 +12,15 @@ import type {
   DeviceMessage,
   Failure,
   MessageSent,
-  OnConflict,
   Op,
   ServerToClientEvents,
   Session,
   SessionRestored,
   SessionUpdated,
+  WriteOptions,
   Written,
 } from "./protocol.js";
-import { type Slot, takeSlot, trySlot } from "./slots.js";
+import { SLOTS_MAX, type Slot, takeSlot, trySlot } from "./slots.js";
 import { type Snapshot, SessionState } from "./state.js";
 import { type Storage, MemoryStorage, defaultStorage } from "./storage.js";
 
@@ -32,11 +32,14 @@ export type Status =
   | "online"
   /** Disconnected on purpose; `connect()` comes back. */
   | "offline"
-  /** The server refused this device for good; `refusal` says why. */
+  /** The server refused this device for good; `trouble` says why. */
   | "refused"
   | "closed";
 
-/** A token, or where to get one: asked at every connect, and with `expired` when the last one no longer does. */
+/**
+ * A token, or where to get one: asked at every connect, and with `expired` when the last one no longer does. One that
+ * throws is asked again, less and less often; meanwhile `trouble` says so.
+ */
 export type TokenSource = string | ((why: { expired: boolean }) => string | Promise<string>);
 
 export interface Options {
@@ -52,13 +55,6 @@ export interface Options {
   socket?: Partial<ManagerOptions & SocketOptions>;
 }
 
-export interface WriteOptions {
-  /** Only on this version; 0: the key must not exist. */
-  baseVersion?: number;
-  /** What to do when the key has moved on. */
-  onConflict?: OnConflict;
-}
-
 export interface Change {
   key: string;
   /** What to show; undefined: the key is gone. */
@@ -70,7 +66,7 @@ export interface Change {
   deviceId?: string | null;
 }
 
-/** A write that was not applied, after its effect was taken back. */
+/** A write that was not applied, after its effect was taken back. Whoever does not wait for it hears `refused`. */
 export class Refused extends Error {
   readonly code: string;
 
@@ -86,6 +82,7 @@ type Events = {
   status: Status;
   devices: readonly Device[];
   realtime: { type: string; payload: unknown; sourceDeviceId: string };
+  /** Confirmed to the server when a handler got through with it, which may be asynchronous; else it comes again. */
   message: DeviceMessage;
   "message-status": { messageId: string; deviceId: string; status: "delivered" | "expired" };
   restored: { mode: "full" | "delta"; changed: string[] };
@@ -97,11 +94,13 @@ type Events = {
 
 /** How long an answer may take before the same write is sent again, under its id. */
 const ANSWER_MS = 10_000;
-/** Writes on their way at a time. */
-const IN_FLIGHT_MAX = 64;
+/** How long the token's source may take. */
+const TOKEN_MS = 30_000;
 /** Wait before what the server could not do now is tried again, unless it says how long. */
 const RETRY_MS = 500;
 const RETRY_MS_MAX = 15_000;
+/** How often it is looked for what tabs that are gone left unsent. */
+const ADOPT_MS = 30_000;
 /** How soon what is known is kept after it changed. */
 const KEEP_AFTER_MS = 250;
 /** How often `transact` looks at what another device made of the key meanwhile. */
@@ -118,7 +117,8 @@ export class CrossDeviceSync extends Emitter<Events> {
   readonly socket: TandemSocket;
   deviceId: string | undefined;
   status: Status = "connecting";
-  refusal: Failure | undefined;
+  /** Why it is not online: for good where `status` is "refused", else until it passes. */
+  trouble: Failure | undefined;
   devices: readonly Device[] = [];
   /** What an earlier page left is loaded, and can be read, also offline. */
   readonly ready: Promise<void>;
@@ -130,13 +130,26 @@ export class CrossDeviceSync extends Emitter<Events> {
   readonly #url: string;
   #scope = "";
   #slot: Slot | undefined;
+  /** The last token did no longer; cleared when one lets us in. */
   #expired = false;
+  /** Connects and renewals that ask for a token; an older one has nothing to say any more. */
+  #asking = 0;
+  #tokenTries = 0;
   #retryAt = 0;
   #retries = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #returning: ReturnType<typeof setTimeout> | undefined;
   #keeping: ReturnType<typeof setTimeout> | undefined;
+  #adopting: (ReturnType<typeof setInterval> & { unref?(): void }) | undefined;
+  /** Ids of messages that were heard. */
   #seen: string[] = [];
+  /** Messages that no handler got through with yet, and whether one is at it. */
+  readonly #unheard = new Map<string, { message: DeviceMessage; isTold: boolean }>();
   #isRestored = false;
+  #end: () => void = () => {};
+  readonly #ended = new Promise<void>((resolve) => {
+    this.#end = resolve;
+  });
 
   constructor(
     token: TokenSource,
@@ -156,10 +169,11 @@ export class CrossDeviceSync extends Emitter<Events> {
       reconnectionDelayMax: 5_000,
       ...options.socket,
       autoConnect: false,
-      auth: (give) => void this.#credentials().then(give),
+      auth: (give) => void this.#credentials(give),
     });
     this.#listen();
     this.ready = this.#load(options.scope);
+    this.ready.catch(() => {}); // `connect` tells.
     this.setupEventHandlers();
     if (options.autoConnect ?? true) this.connect();
     else this.status = "offline";
@@ -167,6 +181,12 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   /** For subclasses: called once, from the constructor. */
   setupEventHandlers(): void {}
+
+  override on<Name extends keyof Events>(event: Name, handler: (body: Events[Name]) => unknown): Off {
+    const off = super.on(event, handler);
+    if (event === "message") for (const id of this.#unheard.keys()) queueMicrotask(() => void this.#tell(id));
+    return off;
+  }
 
   // ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -227,7 +247,11 @@ export class CrossDeviceSync extends Emitter<Events> {
    * Changes a key by a function of what it shows. Only the fields that the function changed are sent, so that what other
    * devices change beside them stays; it works offline, too. Arrays and scalars are changed as a whole.
    */
-  async edit<State = unknown>(key: string, change: (state: State | undefined) => State): Promise<Written> {
+  edit<State = unknown>(key: string, change: (state: State | undefined) => State): Promise<Written> {
+    return this.#told(this.#edit(key, change));
+  }
+
+  async #edit<State>(key: string, change: (state: State | undefined) => State): Promise<Written> {
     await this.ready;
     const before = this.get<State>(key);
     const after = change(structuredClone(before));
@@ -240,7 +264,11 @@ export class CrossDeviceSync extends Emitter<Events> {
    * Changes a key by a function that must see the newest state, such as one that adds to an array: where another device
    * was quicker, it is asked again with what is there then. Waits for a connection.
    */
-  async transact<State = unknown>(key: string, change: (state: State | undefined) => State): Promise<Written> {
+  transact<State = unknown>(key: string, change: (state: State | undefined) => State): Promise<Written> {
+    return this.#told(this.#transact(key, change));
+  }
+
+  async #transact<State>(key: string, change: (state: State | undefined) => State): Promise<Written> {
     await this.ready;
     while (this.isPending(key) && this.status !== "closed") await this.#nextSettled();
     let state = this.get<State>(key);
@@ -263,14 +291,14 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 
   /** Sends a message to a device, several, or "*" (all others); those that are offline get it when they come. */
-  async sendMessage(
+  sendMessage(
     targetDeviceId: string | string[],
     message: unknown,
     options: { ttlSeconds?: number; messageId?: string } = {},
   ): Promise<MessageSent> {
     const { messageId = randomId(), ...rest } = options;
     const payload = { targetDeviceId, message, ...rest };
-    return (await this.#keep("device-message", payload, messageId)) as unknown as MessageSent;
+    return this.#keep<MessageSent>("device-message", payload, messageId);
   }
 
   // ── Devices ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -311,17 +339,24 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   connect(): void {
     if (this.status === "closed") return;
-    this.#setStatus("connecting");
+    this.#setStatus("connecting", this.status === "connecting" ? this.trouble : undefined);
     this.ready.then(
-      () => this.status === "connecting" && this.socket.connect(),
-      (thrown: unknown) => this.#refuse({ code: "storage", message: String(thrown), retryable: false }),
+      () => this.#dial(),
+      (thrown: unknown) => this.#refuse(storageFailure(thrown)),
     );
+  }
+
+  #dial(): void {
+    clearTimeout(this.#returning);
+    // `active`: it is on its way, or comes back by itself.
+    if (this.status === "connecting" && !this.socket.active) this.socket.connect();
   }
 
   /** Goes offline on purpose. What is known stays readable, and writes wait. */
   disconnect(): void {
     if (this.status === "closed") return;
     this.#setStatus("offline");
+    clearTimeout(this.#returning);
     this.socket.disconnect();
   }
 
@@ -329,9 +364,9 @@ export class CrossDeviceSync extends Emitter<Events> {
   async close(): Promise<void> {
     if (this.status === "closed") return;
     this.#setStatus("closed");
+    this.#end();
     this.socket.disconnect();
-    clearTimeout(this.#timer);
-    clearTimeout(this.#keeping);
+    for (const timer of [this.#timer, this.#returning, this.#keeping, this.#adopting]) clearTimeout(timer);
     await this.ready.catch(() => {});
     await this.#keepSnapshot();
     await this.#outbox.stored();
@@ -356,31 +391,49 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   async #load(scope: string | undefined): Promise<void> {
     // Without a scope the user is who the token names; a token that names nobody has a scope of its own.
-    const user = scope ?? userOf(await this.#fetchToken(false)) ?? "nobody";
+    const user = scope ?? userOf(await this.#firstToken()) ?? "nobody";
     this.#scope = `${new URL(this.#url).host}/${user}/`;
-    this.#slot = await takeSlot(this.#storage, this.#scope);
-    const own = `${this.#scope}${this.#slot.number}/`;
-    this.deviceId = (await this.#storage.get(`${own}device`)) as string | undefined;
+    const own = await this.#moveIn();
     const snapshot = (await this.#storage.get(`${own}session`)) as Snapshot | undefined;
     if (snapshot) this.#state.load(snapshot);
-    this.#seen = ((await this.#storage.get(`${own}seen`)) as string[] | undefined) ?? [];
     await this.#outbox.open(`${own}outbox/`);
     await this.#adopt();
     for (const key of this.keys()) this.#changed(key, "restore");
+    if (this.#storage instanceof MemoryStorage || this.status === "closed") return;
+    this.#adopting = setInterval(() => this.#quietly(this.#adopt().then(() => this.#send())), ADOPT_MS);
+    this.#adopting.unref?.(); // It keeps no process of Node's alive.
+  }
+
+  /** Takes a slot and the device that goes with it; returns where its records are. */
+  async #moveIn(): Promise<string> {
+    this.#slot = await takeSlot(this.#storage, this.#scope, () => this.#quietly(this.#moveOut()));
+    const own = `${this.#scope}${this.#slot.number}/`;
+    this.deviceId = (await this.#storage.get(`${own}device`)) as string | undefined;
+    this.#seen = ((await this.#storage.get(`${own}seen`)) as string[] | undefined) ?? [];
+    return own;
+  }
+
+  /** False: the slot is lost, and the client on its way to another. A storage that does not say is no reason to move. */
+  async #isHeld(): Promise<boolean> {
+    return (await this.#slot?.isHeld().catch(() => true)) ?? true;
+  }
+
+  /** Another tab took this one, which stood still, for gone. What waits here and there has one id, and is applied once. */
+  async #moveOut(): Promise<void> {
+    this.socket.disconnect();
+    await this.#outbox.move(`${await this.#moveIn()}outbox/`);
+    this.#dial();
   }
 
   /** Takes over what tabs that are gone left behind. */
   async #adopt(): Promise<void> {
-    const left = new Set<number>();
-    for (const [key] of await this.#storage.entries(this.#scope)) {
-      const [number, part] = key.slice(this.#scope.length).split("/");
-      if (part === "outbox" && Number(number) !== this.#slot?.number) left.add(Number(number));
-    }
-    for (const number of left) {
+    for (let number = 0; number < SLOTS_MAX && this.status !== "closed"; number += 1) {
+      const prefix = `${this.#scope}${number}/outbox/`;
+      if (number === this.#slot?.number || (await this.#storage.entries(prefix)).length === 0) continue;
       const slot = await trySlot(this.#storage, this.#scope, number);
       if (!slot) continue;
       const other = new Outbox(this.#storage);
-      await other.open(`${this.#scope}${number}/outbox/`);
+      await other.open(prefix);
       for (const waiting of [...other.waiting]) {
         // Kept here before it is removed there: an id that is sent twice is applied once.
         await this.#outbox.add({ id: waiting.id, event: waiting.event, payload: waiting.payload }, () => {});
@@ -391,25 +444,75 @@ export class CrossDeviceSync extends Emitter<Events> {
     }
   }
 
-  async #credentials(): Promise<Record<string, unknown>> {
-    let token = "";
-    try {
-      token = await this.#fetchToken(this.#expired);
-      this.#expired = false;
-    } catch (thrown) {
-      this.emit("error", { code: "token_source", message: String(thrown), retryable: true });
+  async #firstToken(): Promise<string> {
+    for (;;) {
+      try {
+        return await this.#fetchToken(false);
+      } catch (thrown) {
+        if (this.status === "closed") throw thrown;
+        await this.#pause(this.#tokenFailed(thrown));
+      }
     }
-    return {
+  }
+
+  async #credentials(give: (auth: Record<string, unknown>) => void): Promise<void> {
+    const asking = (this.#asking += 1);
+    let token: string;
+    try {
+      // A tab that stood still must not take the device back from the one that has it now.
+      if (!(await this.#isHeld())) return;
+      token = await this.#fetchToken(this.#expired);
+    } catch (thrown) {
+      if (asking !== this.#asking || this.status !== "connecting") return;
+      // A connection that says nothing would be closed; it is made again with the next try.
+      this.socket.disconnect();
+      this.#returning = setTimeout(() => this.#dial(), this.#tokenFailed(thrown));
+      return;
+    }
+    if (asking !== this.#asking) return;
+    give({
       token,
       deviceInfo: this.deviceInfo,
       messageAcks: true,
       ...(this.deviceId ? { deviceId: this.deviceId } : {}),
       ...(this.#state.position ? { since: this.#state.position } : {}),
-    };
+    });
   }
 
+  /** Throws when its source does, and when the client is closed meanwhile. */
   async #fetchToken(expired: boolean): Promise<string> {
-    return typeof this.#token === "string" ? this.#token : await this.#token({ expired });
+    const source = this.#token;
+    if (typeof source === "string") return source;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<never>((_, reject) => {
+      const fail = () => reject(new Error("no token came"));
+      timer = setTimeout(fail, TOKEN_MS);
+      void this.#ended.then(fail);
+    });
+    const token = await Promise.race([Promise.resolve().then(() => source({ expired })), late]).finally(() =>
+      clearTimeout(timer),
+    );
+    if (typeof token !== "string") throw new TypeError("what came is no token");
+    this.#tokenTries = 0;
+    return token;
+  }
+
+  /** Tells it, and says how long to wait before the next try. */
+  #tokenFailed(thrown: unknown): number {
+    this.#tokenTries += 1;
+    const retryAfterMs = backoff(this.#tokenTries);
+    const message = thrown instanceof Error ? thrown.message : String(thrown);
+    const failure = { code: "token_source", message, retryable: true, retryAfterMs };
+    this.#setStatus(this.status, failure);
+    this.emit("error", failure);
+    return retryAfterMs;
+  }
+
+  /** Until then, or until the client is closed. */
+  async #pause(ms: number): Promise<void> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([this.#ended, new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)))]);
+    clearTimeout(timer);
   }
 
   #listen(): void {
@@ -434,6 +537,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     socket.on("error", (failure) => {
       this.emit("error", failure);
       if (failure.code === "token_expired" && typeof this.#token === "function") this.#comeAgain();
+      else if (failure.code === "replaced") void this.#isHeld().then((isHeld) => isHeld && this.#refuse(failure));
       else if (FINAL.includes(failure.code)) this.#refuse(failure);
     });
     socket.on("connect_error", (error) => this.#connectRefused(error.message));
@@ -445,10 +549,14 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 
   #connectRefused(code: string): void {
-    if (!FINAL.includes(code)) return; // It passes; socket.io-client tries again by itself.
+    if (!FINAL.includes(code)) {
+      // It passes; socket.io-client tries again by itself.
+      if (this.status !== "connecting") return;
+      return this.#setStatus("connecting", { code: "unreachable", message: code, retryable: true });
+    }
     const mayRenew = code === "token_expired" || code === "unauthorized";
     if (mayRenew && typeof this.#token === "function" && !this.#expired) return this.#comeAgain();
-    if (code === "device_revoked") void this.#forgetDevice();
+    if (code === "device_revoked") this.#quietly(this.#forgetDevice());
     this.#refuse({ code, message: "The server refused this device.", retryable: false });
   }
 
@@ -459,22 +567,26 @@ export class CrossDeviceSync extends Emitter<Events> {
     if (this.status !== "closed" && this.status !== "offline") this.connect();
   }
 
+  /** Gives the connection a token that lives on; a newer warning takes over. */
   async #renew(): Promise<void> {
     if (typeof this.#token !== "function") return;
-    try {
-      const token = await this.#fetchToken(true);
-      const ack = await this.#ask("auth-refresh", { token });
-      if (!ack.ok) this.emit("error", ack.error);
-    } catch (thrown) {
-      this.emit("error", { code: "token_source", message: String(thrown), retryable: true });
+    const asking = (this.#asking += 1);
+    for (let tries = 1; asking === this.#asking && this.socket.connected; tries += 1) {
+      try {
+        const ack = await this.#ask("auth-refresh", { token: await this.#fetchToken(true) });
+        if (!ack.ok) this.emit("error", ack.error);
+        if (ack.ok || !ack.error.retryable) return this.#setStatus(this.status);
+        await this.#pause(ack.error.retryAfterMs ?? backoff(tries));
+      } catch (thrown) {
+        if (this.status !== "closed") await this.#pause(this.#tokenFailed(thrown));
+      }
     }
   }
 
   #refuse(failure: Failure): void {
     if (this.status === "closed" || this.status === "refused") return;
-    this.refusal = failure;
     this.socket.disconnect();
-    this.#setStatus("refused");
+    this.#setStatus("refused", failure);
   }
 
   async #forgetDevice(): Promise<void> {
@@ -483,10 +595,10 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 
   #restored(restored: SessionRestored): void {
-    this.refusal = undefined;
+    this.#expired = false;
     if (restored.deviceId !== this.deviceId) {
       this.deviceId = restored.deviceId;
-      void this.#storage.set(`${this.#scope}${this.#slot?.number}/device`, restored.deviceId);
+      this.#quietly(this.#storage.set(`${this.#scope}${this.#slot?.number}/device`, restored.deviceId));
     }
     const changed = this.#state.restore(restored, true);
     this.#isRestored = true;
@@ -509,44 +621,94 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 
   #message(message: DeviceMessage): void {
-    this.socket.emit("device-message-ack", { messageId: message.messageId });
-    // One that was not confirmed comes again.
-    if (this.#seen.includes(message.messageId)) return;
-    this.#seen = [...this.#seen.slice(1 - SEEN_MAX), message.messageId];
-    void this.#storage.set(`${this.#scope}${this.#slot?.number}/seen`, this.#seen);
-    this.emit("message", message);
+    const id = message.messageId;
+    // One that was not confirmed comes again, also when its confirmation was lost.
+    if (this.#seen.includes(id)) return this.#confirm(id);
+    if (this.#unheard.has(id)) return;
+    this.#unheard.set(id, { message, isTold: false });
+    // Handlers of `socket` come behind this one.
+    queueMicrotask(() => void this.#tell(id));
+  }
+
+  /** Lets a message be heard. While nobody listens it is held; one that no handler got through with comes again. */
+  async #tell(id: string): Promise<void> {
+    const unheard = this.#unheard.get(id);
+    if (!unheard || unheard.isTold) return;
+    unheard.isTold = true;
+    const outcomes = await this.outcomes("message", unheard.message);
+    const isHeard =
+      outcomes.some(({ status }) => status === "fulfilled") || this.socket.listeners("device-message").length > 1;
+    for (const outcome of outcomes) {
+      if (outcome.status === "fulfilled") continue;
+      this.emit("error", { code: "handler", message: String(outcome.reason), retryable: true });
+    }
+    if (!isHeard && outcomes.length === 0) {
+      unheard.isTold = false;
+      return;
+    }
+    this.#unheard.delete(id);
+    if (isHeard) this.#confirm(id);
+  }
+
+  #confirm(messageId: string): void {
+    this.socket.emit("device-message-ack", { messageId });
+    if (this.#seen.includes(messageId)) return;
+    this.#seen = [...this.#seen.slice(1 - SEEN_MAX), messageId];
+    this.#quietly(this.#storage.set(`${this.#scope}${this.#slot?.number}/seen`, this.#seen));
   }
 
   // ── The outbox ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-  async #write(event: "session-update" | "session-delete", payload: Record<string, unknown>): Promise<Written> {
-    return (await this.#keep(event, payload, randomId())) as unknown as Written;
+  #write(event: "session-update" | "session-delete", payload: Record<string, unknown>): Promise<Written> {
+    return this.#keep<Written>(event, payload, randomId());
   }
 
-  #keep(event: Kept["event"], payload: Record<string, unknown>, id: string): Promise<Record<string, unknown>> {
-    if (this.status === "closed") return Promise.reject(new Error("the client is closed"));
-    if (this.#outbox.waiting.length >= WAITING_MAX) {
-      const message = "Too much waits to be sent.";
-      return Promise.reject(new Refused({ code: "outbox_full", message, retryable: true }));
-    }
+  #keep<Answer>(event: Kept["event"], payload: Record<string, unknown>, id: string): Promise<Answer> {
     // What is sent is what was meant now, whatever the caller does to its objects later.
     const kept: Kept = { id, event, payload: structuredClone(payload) };
-    return new Promise((resolve, reject) => {
+    const key = typeof payload.sessionKey === "string" ? payload.sessionKey : undefined;
+    const answer = new Promise<Answer>((resolve, reject) => {
+      const refuse = (error: Failure) => {
+        reject(new Refused(error));
+        this.emit("refused", { event, payload: kept.payload, error });
+      };
+      if (this.status === "closed") {
+        return refuse({ code: "closed", message: "The client is closed.", retryable: false });
+      }
+      if (this.#outbox.waiting.length >= WAITING_MAX) {
+        return refuse({ code: "outbox_full", message: "Too much waits to be sent.", retryable: true });
+      }
       const stored = this.#outbox.add(kept, (outcome) =>
-        outcome.ok ? resolve(outcome.ack) : reject(new Refused(outcome.error)),
+        outcome.ok ? resolve(outcome.ack as Answer) : reject(new Refused(outcome.error)),
       );
-      if (typeof payload.sessionKey === "string") this.#changed(payload.sessionKey, "local");
+      if (key !== undefined) this.#changed(key, "local");
       // Sent when it is kept: an answer to what a crash then forgets would be nobody's.
-      stored.then(() => this.#send(), reject);
+      stored.then(
+        () => this.#send(),
+        (thrown: unknown) => {
+          refuse(storageFailure(thrown));
+          if (key !== undefined) this.#changed(key, "refusal");
+          for (const settled of this.#onSettled.splice(0)) settled();
+        },
+      );
     });
+    return this.#told(answer);
+  }
+
+  /** A promise that nobody has to wait for: an unhandled rejection ends a process of Node's. */
+  #told<Answer>(answer: Promise<Answer>): Promise<Answer> {
+    answer.catch((thrown: unknown) => {
+      if (thrown instanceof Refused) return; // `refused` was emitted.
+      this.emit("error", { code: "callback", message: String(thrown), retryable: false });
+    });
+    return answer;
   }
 
   #send(): void {
     if (!this.#isRestored || this.status !== "online") return;
     const wait = this.#retryAt - Date.now();
     if (wait > 0) return this.#sendIn(wait);
-    const inFlight = this.#outbox.waiting.filter((waiting) => waiting.inFlight).length;
-    for (const waiting of this.#outbox.next().slice(0, Math.max(0, IN_FLIGHT_MAX - inFlight))) {
+    for (const waiting of this.#outbox.next()) {
       waiting.inFlight = true;
       const name = waiting.event === "device-message" ? "messageId" : "opId";
       void this.#ask(waiting.event, { ...waiting.payload, [name]: waiting.id }).then((ack) =>
@@ -565,7 +727,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     waiting.inFlight = false;
     if (!ack.ok && ack.error.retryable) {
       this.#retries += 1;
-      const wait = ack.error.retryAfterMs ?? Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** Math.min(this.#retries, 6));
+      const wait = ack.error.retryAfterMs ?? backoff(this.#retries);
       this.#retryAt = Date.now() + wait;
       return this.#sendIn(wait);
     }
@@ -631,9 +793,10 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.emit("change", { key, state, version, pending, from, ...(deviceId === undefined ? {} : { deviceId }) });
   }
 
-  #setStatus(status: Status): void {
-    if (this.status === status || this.status === "closed") return;
+  #setStatus(status: Status, trouble?: Failure): void {
+    if (this.status === "closed" || (this.status === status && this.trouble === trouble)) return;
     this.status = status;
+    this.trouble = trouble;
     this.emit("status", status);
   }
 
@@ -652,7 +815,7 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   #keepSoon(): void {
     if (this.#storage instanceof MemoryStorage && !this.#slot) return;
-    this.#keeping ??= setTimeout(() => void this.#keepSnapshot(), KEEP_AFTER_MS);
+    this.#keeping ??= setTimeout(() => this.#quietly(this.#keepSnapshot()), KEEP_AFTER_MS);
   }
 
   async #keepSnapshot(): Promise<void> {
@@ -660,6 +823,18 @@ export class CrossDeviceSync extends Emitter<Events> {
     const snapshot = this.#state.snapshot();
     if (snapshot && this.#slot) await this.#storage.set(`${this.#scope}${this.#slot.number}/session`, snapshot);
   }
+
+  /** Work on the storage that nobody waits for. */
+  #quietly(work: Promise<unknown>): void {
+    work.catch((thrown: unknown) => this.emit("error", storageFailure(thrown)));
+  }
+}
+
+const storageFailure = (thrown: unknown): Failure => ({ code: "storage", message: String(thrown), retryable: false });
+
+/** Half a second, and twice as long each time up to 15 s. */
+function backoff(tries: number): number {
+  return Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** Math.min(tries - 1, 6));
 }
 
 function described(info: DeviceInfo): Partial<Device> {

@@ -1,5 +1,6 @@
 // Writes that are not settled yet, in the order in which they were made. They are kept in the storage before they are
-// sent, carry an id under which the server applies them once, and leave when the server has answered for good.
+// sent, carry an id under which the server applies them once, and leave when the server has answered for good. One is on
+// its way at a time: were the next one sent before its answer, a refusal that passes would let it overtake.
 import type { Failure } from "./protocol.js";
 import type { Storage } from "./storage.js";
 
@@ -11,8 +12,8 @@ export interface Kept {
 }
 
 export interface Waiting extends Kept {
-  /** Writes of one lane are sent one after the other. */
-  lane: string;
+  /** What is of one lane is sent one after the other: session changes, whatever their keys, and messages. */
+  lane: "session" | "messages";
   /** Where it stands in the storage; nothing while it does not yet. */
   place: string | undefined;
   inFlight: boolean;
@@ -47,22 +48,29 @@ export class Outbox {
     this.#isOpen();
   }
 
-  /** Keeps a write; it is on the list at once, and in the storage when the promise says so. */
+  /** Keeps a write; it is on the list at once, and in the storage when the promise says so. One that cannot be kept leaves. */
   async add(kept: Kept, settle: Waiting["settle"]): Promise<void> {
     const waiting: Waiting = { ...kept, lane: laneOf(kept), place: undefined, inFlight: false, settle };
     this.waiting.push(waiting);
     await this.#opened;
-    const place = String(this.#next).padStart(12, "0");
-    this.#next += 1;
-    await this.#store(() => this.storage.set(this.#prefix + place, kept));
-    waiting.place = place;
+    try {
+      await this.#put(waiting);
+    } catch (thrown) {
+      this.#drop(waiting);
+      throw thrown;
+    }
   }
 
   remove(waiting: Waiting): void {
-    const at = this.waiting.indexOf(waiting);
-    if (at < 0) return;
-    this.waiting.splice(at, 1);
-    void this.#store(() => this.storage.delete(this.#prefix + waiting.place));
+    if (!this.#drop(waiting)) return;
+    // What cannot be removed is sent once more by the next page, under an id that was applied.
+    this.#store(() => this.storage.delete(this.#prefix + waiting.place)).catch(() => {});
+  }
+
+  /** Keeps everything under another prefix from now on. */
+  async move(prefix: string): Promise<void> {
+    this.#prefix = prefix;
+    for (const waiting of [...this.waiting]) await this.#put(waiting);
   }
 
   /** The first of each lane, if it is kept and not on its way. */
@@ -73,6 +81,21 @@ export class Outbox {
       lanes.add(waiting.lane);
       return waiting.place !== undefined && !waiting.inFlight;
     });
+  }
+
+  async #put(waiting: Waiting): Promise<void> {
+    const place = String(this.#next).padStart(12, "0");
+    this.#next += 1;
+    const { id, event, payload } = waiting;
+    await this.#store(() => this.storage.set(this.#prefix + place, { id, event, payload } satisfies Kept));
+    waiting.place = place;
+  }
+
+  /** False: it was not there. */
+  #drop(waiting: Waiting): boolean {
+    const at = this.waiting.indexOf(waiting);
+    if (at >= 0) this.waiting.splice(at, 1);
+    return at >= 0;
   }
 
   /** What is kept is in the storage. */
@@ -88,6 +111,6 @@ export class Outbox {
   }
 }
 
-function laneOf(kept: Kept): string {
-  return kept.event === "device-message" ? "messages" : `key:${String(kept.payload.sessionKey)}`;
+function laneOf(kept: Kept): Waiting["lane"] {
+  return kept.event === "device-message" ? "messages" : "session";
 }

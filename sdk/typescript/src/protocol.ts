@@ -55,13 +55,14 @@ export type Op =
 
 export type OnConflict = "reject" | "overwrite" | "merge";
 
-interface WriteOptions {
+export interface WriteOptions {
+  /** Only on this version; 0: the key must not exist. */
   baseVersion?: number;
+  /** What to do when the key has moved on. */
   onConflict?: OnConflict;
-  opId?: string;
 }
 
-export type SessionUpdate = WriteOptions & { sessionKey: string } & (
+export type SessionUpdate = WriteOptions & { sessionKey: string; opId?: string } & (
     | { state: unknown }
     | { patch: unknown }
     | { ops: Op[] }
@@ -149,6 +150,9 @@ export interface ClientToServerEvents {
 
 export interface MessageSent {
   messageId: string;
-  status: "delivered" | "queued";
-  targets?: Record<string, string> | unknown;
+  /** `delivered` when all have it; an answer to a repeat may say `expired`. */
+  status: "delivered" | "queued" | "expired";
+  /** Of a message for several. */
+  targets?: { deviceId: string; status: "delivered" | "queued" | "expired" | "refused"; error?: Failure }[];
+  duplicate?: boolean;
 }

@@ -12,7 +12,7 @@ import {
 } from "react";
 
 import type { CrossDeviceSync, Status } from "./client.js";
-import type { Device, Op, Written } from "./protocol.js";
+import type { Device, Failure, Op, Written } from "./protocol.js";
 
 const Context = createContext<CrossDeviceSync | null>(null);
 
@@ -112,6 +112,8 @@ export function useRealtime<Payload = unknown>(
 
 export interface ConnectionStatus {
   status: Status;
+  /** Why it is not online: for good where `status` is "refused", else until it passes. */
+  trouble: Failure | undefined;
   /** Writes that are not settled yet. */
   waiting: number;
 }
@@ -135,5 +137,10 @@ export function useConnectionStatus(): ConnectionStatus {
     () => client.waiting,
     () => 0,
   );
-  return { status, waiting };
+  const trouble = useSyncExternalStore(
+    subscribe,
+    () => client.trouble,
+    () => undefined,
+  );
+  return { status, trouble, waiting };
 }

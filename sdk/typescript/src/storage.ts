@@ -1,5 +1,5 @@
 // Where a client keeps what must outlive a page: its device id, what it last knew, and writes that wait. IndexedDB in
-// browsers, memory elsewhere; anything with these four methods will do.
+// browsers, memory elsewhere; anything with the four methods that are not optional will do.
 
 export interface Storage {
   get(key: string): Promise<unknown>;
@@ -7,6 +7,11 @@ export interface Storage {
   delete(key: string): Promise<void>;
   /** Everything whose key begins with `prefix`, in the order of the keys. */
   entries(prefix: string): Promise<[string, unknown][]>;
+  /**
+   * Changes a value in one step that nothing comes between, and returns what is there then; undefined: nothing. Needed
+   * where several pages or processes share the storage and have no Web Locks.
+   */
+  update?(key: string, change: (value: unknown) => unknown): Promise<unknown>;
 }
 
 export class MemoryStorage implements Storage {
@@ -59,6 +64,20 @@ export class IndexedDbStorage implements Storage {
       this.#run("readonly", (store) => store.getAll(range)),
     ]);
     return keys.map((key, at) => [String(key), values[at]]);
+  }
+
+  async update(key: string, change: (value: unknown) => unknown): Promise<unknown> {
+    let next: unknown;
+    await this.#run("readwrite", (store) => {
+      const read = store.get(key);
+      read.onsuccess = () => {
+        next = change(read.result);
+        if (next === undefined) store.delete(key);
+        else store.put(next, key);
+      };
+      return read;
+    });
+    return next;
   }
 
   async #run<Result>(mode: IDBTransactionMode, ask: (store: IDBObjectStore) => IDBRequest<Result>): Promise<Result> {

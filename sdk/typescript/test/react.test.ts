@@ -7,14 +7,12 @@ import { afterEach, expect, test } from "vitest";
 
 import { CrossDeviceSync, MemoryStorage } from "../src/index.js";
 import { TandemProvider, useConnectionStatus, useDevices, useRealtime, useSession } from "../src/react.js";
-import { endAll, serve } from "../../../tests/support/server.mjs";
-
-const clients: CrossDeviceSync[] = [];
+import { serve } from "../../../tests/support/server.mjs";
+import { closeAll, ends } from "./device.js";
 
 afterEach(async () => {
   cleanup();
-  await Promise.all(clients.splice(0).map((client) => client.close()));
-  await endAll();
+  await closeAll();
 });
 
 function Counter({ name }: { name: string }) {
@@ -37,9 +35,7 @@ test("what one provider's components change another's show", async () => {
   const server = await serve();
   const { token } = await server.register();
   const device = (name: string) => {
-    const client = new CrossDeviceSync(token, { name }, { url: server.url, storage: new MemoryStorage() });
-    clients.push(client);
-    return client;
+    return ends(new CrossDeviceSync(token, { name }, { url: server.url, storage: new MemoryStorage() }));
   };
   const [phone, laptop] = [device("phone"), device("laptop")];
   render(
@@ -71,7 +67,7 @@ test("what one provider's components change another's show", async () => {
 
 test("on a server, where nothing is known, it renders all the same", () => {
   const client = new CrossDeviceSync("a.b.c", {}, { url: "http://127.0.0.1:1", storage: new MemoryStorage(), autoConnect: false });
-  clients.push(client);
+  ends(client);
   const html = renderToString(createElement(TandemProvider, { client }, createElement(Counter, { name: "phone" })));
   expect(html).toContain("connecting 0 devices, n=none");
 });
