@@ -1,28 +1,14 @@
 // The person's devices: who is online, their names, and ending one.
-import { useCallback, useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { call } from "../core/account";
 import { failureOf, inWords } from "../core/failure";
 import type { Device } from "../core/link";
+import { useRegularly } from "../core/regularly";
 
-const EVERY_MS = 4_000;
+const ask = async () => (await call<{ devices: Device[] }>("GET", "/api/devices")).body.devices;
 
 export function Devices() {
-  const [devices, setDevices] = useState<Device[] | undefined>(undefined);
-  const [trouble, setTrouble] = useState("");
-  const load = useCallback(async () => {
-    try {
-      const { body } = await call<{ devices: Device[] }>("GET", "/api/devices");
-      setDevices(body.devices);
-      setTrouble("");
-    } catch (thrown) {
-      setTrouble(inWords(failureOf(thrown)));
-    }
-  }, []);
-  useEffect(() => {
-    void load();
-    const again = setInterval(() => void load(), EVERY_MS);
-    return () => clearInterval(again);
-  }, [load]);
+  const { answer: devices, load, trouble, setTrouble } = useRegularly(ask);
   const act = async (work: () => Promise<unknown>) => {
     try {
       await work();

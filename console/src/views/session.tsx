@@ -1,7 +1,8 @@
 // The person's session: its keys, their states and what they were before.
-import { useCallback, useEffect, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { call } from "../core/account";
 import { failureOf, inWords } from "../core/failure";
+import { useRegularly } from "../core/regularly";
 
 interface Snapshot {
   sessionData: Record<string, unknown>;
@@ -16,26 +17,12 @@ interface Kept {
   deviceId: string | null;
 }
 
-const EVERY_MS = 4_000;
+const ask = async () => (await call<Snapshot>("GET", "/api/session")).body;
 const pathOf = (key: string) => `/api/session/${encodeURIComponent(key)}`;
 
 export function Session() {
-  const [snapshot, setSnapshot] = useState<Snapshot | undefined>(undefined);
+  const { answer: snapshot, load, trouble, setTrouble } = useRegularly(ask);
   const [chosen, setChosen] = useState<string | undefined>(undefined);
-  const [trouble, setTrouble] = useState("");
-  const load = useCallback(async () => {
-    try {
-      setSnapshot((await call<Snapshot>("GET", "/api/session")).body);
-      setTrouble("");
-    } catch (thrown) {
-      setTrouble(inWords(failureOf(thrown)));
-    }
-  }, []);
-  useEffect(() => {
-    void load();
-    const again = setInterval(() => void load(), EVERY_MS);
-    return () => clearInterval(again);
-  }, [load]);
   const keys = Object.keys(snapshot?.sessionData ?? {}).sort();
   const key = chosen !== undefined && keys.includes(chosen) ? chosen : undefined;
   return (
