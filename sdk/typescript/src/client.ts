@@ -145,6 +145,7 @@ export class CrossDeviceSync extends Emitter<Events> {
   #seen: string[] = [];
   /** Messages that no handler got through with yet, and whether one is at it. */
   readonly #unheard = new Map<string, { message: DeviceMessage; isTold: boolean }>();
+  #isLoaded = false;
   #isRestored = false;
   #end: () => void = () => {};
   readonly #ended = new Promise<void>((resolve) => {
@@ -252,7 +253,8 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 
   async #edit<State>(key: string, change: (state: State | undefined) => State): Promise<Written> {
-    await this.ready;
+    // Without a turn of the event loop where there is nothing to wait for: React takes a field's new value back otherwise.
+    if (!this.#isLoaded) await this.ready;
     const before = this.get<State>(key);
     const after = change(structuredClone(before));
     const ops = difference(before, after);
@@ -398,6 +400,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     if (snapshot) this.#state.load(snapshot);
     await this.#outbox.open(`${own}outbox/`);
     await this.#adopt();
+    this.#isLoaded = true;
     for (const key of this.keys()) this.#changed(key, "restore");
     if (this.#storage instanceof MemoryStorage || this.status === "closed") return;
     this.#adopting = setInterval(() => this.#quietly(this.#adopt().then(() => this.#send())), ADOPT_MS);

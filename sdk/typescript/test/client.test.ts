@@ -71,6 +71,16 @@ test("a write shows at once, and what the server refuses is taken back and told"
   ]);
 });
 
+test("an edit shows before the call returns, as a field on a page needs it", async () => {
+  const server = await serve();
+  const { token } = await server.register();
+  const phone = open(server, token, "Phone");
+  await phone.ready;
+  const edit = phone.edit<{ text: string }>("note", () => ({ text: "typed" }));
+  expect(phone.get("note")).toEqual({ text: "typed" });
+  await edit;
+});
+
 test("two devices that edit offline both keep what they did", async () => {
   const server = await serve();
   const { token } = await server.register();
