@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::answers::{is_id, is_time};
-use crate::support::{Env, Node};
+use crate::support::{Canary, Env, Node};
 
 #[tokio::test]
 async fn registering_gives_a_token_that_works_at_once() {
@@ -103,6 +103,15 @@ async fn what_cannot_be_an_account_is_refused_by_name() {
     let long = |length: usize| "p".repeat(length - 3) + "aB3";
     let table = [
         (json!({"email": "no-at-sign", "password": "a long password"}), "invalid_email"),
+        (json!({"email": "two@at@signs.test", "password": "a long password"}), "invalid_email"),
+        (json!({"email": "ann@", "password": "a long password"}), "invalid_email"),
+        (json!({"email": "a n n@b.test", "password": "a long password"}), "invalid_email"),
+        (json!({"email": "Ann <ann@b.test>", "password": "a long password"}), "invalid_email"),
+        (json!({"email": "a@b\rc.test", "password": "a long password"}), "invalid_email"),
+        (
+            json!({"email": format!("a@{}.test", "b".repeat(248)), "password": "a long password"}),
+            "invalid_email",
+        ),
         (json!({"email": "", "password": "a long password"}), "invalid_email"),
         (json!({"email": "@", "password": "a long password"}), "invalid_email"),
         (json!({"email": "a@b\r\nc.test", "password": "a long password"}), "invalid_email"),
@@ -113,6 +122,8 @@ async fn what_cannot_be_an_account_is_refused_by_name() {
         ),
         (json!({"email": "ann@example.test", "password": "seven77"}), "weak_password"),
         (json!({"email": "ann@example.test", "password": ""}), "weak_password"),
+        (json!({"email": "ann@example.test", "password": "NUL\u{0}in the middle"}), "weak_password"),
+        (json!({"email": "ann@example.test", "password": "ANN@Example.test"}), "weak_password"),
         (json!({"email": "ann@example.test", "password": "ann@example.test"}), "weak_password"),
         (json!({"email": "ann@example.test", "password": long(73)}), "password_too_long"),
         (json!({"email": "ann@example.test", "password": "é".repeat(37)}), "password_too_long"),
@@ -121,10 +132,15 @@ async fn what_cannot_be_an_account_is_refused_by_name() {
         (json!({"password": "a long password"}), "invalid_field"),
         (json!({"email": "ann@example.test"}), "invalid_field"),
     ];
+    let canary = Canary::on(&node).await;
     for (body, code) in table {
         let reply = node.rest().post("/api/auth/register", &body).await;
         assert_eq!(reply.body["error"]["code"], code, "{body}: {}", reply.text);
         reply.expect_error(400, code);
+        canary.sings_after(&body.to_string()).await;
+        // Nor is it an account to log in to, or a reason for anything else.
+        let login = node.rest().post("/api/auth/login", &body).await;
+        assert!([400, 401].contains(&login.status), "{body}: {}", login.text);
     }
 
     let at_the_limit = json!({"email": "ann@example.test", "password": long(72)});
@@ -145,6 +161,7 @@ async fn a_hundred_registrations_of_one_address_at_once_make_one_account() {
     for reply in replies.iter().filter(|reply| reply.status != 201) {
         reply.expect_error(409, "email_taken");
     }
+    Canary::on(&node).await.sings_after("100 registrations").await;
 }
 
 #[tokio::test]

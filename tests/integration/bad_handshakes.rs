@@ -1,17 +1,11 @@
-//! Engine.IO handshakes and WebSocket frames that are wrong: refused or cut, and the next client is served.
+//! Engine.IO handshakes and polling payloads that are wrong: refused or cut, and the next client is served.
 
-use serde_json::json;
-
-use crate::support::{Account, Device, Env, Node, Polling, RawSocket, RawTcp, Rest};
-
-async fn canary(node: &Node, account: &Account) {
-    Device::connect(node, account).await.update("canary", json!(1)).await;
-}
+use crate::support::{Canary, Env, Node, Polling, RawSocket, RawTcp, Rest};
 
 #[tokio::test]
 async fn a_wrong_handshake_is_refused() {
     let node = Node::start(&Env::new()).await;
-    let ann = node.register("ann").await;
+    let canary = Canary::on(&node).await;
     let paths = [
         "/socket.io/",
         "/socket.io/?EIO=4",
@@ -27,6 +21,7 @@ async fn a_wrong_handshake_is_refused() {
     for path in paths {
         let reply = node.rest().get(path).await;
         assert!((400..500).contains(&reply.status), "{path}: {} {}", reply.status, reply.text);
+        canary.sings_after(path).await;
     }
     for (method, path) in [
         (reqwest::Method::POST, "/socket.io/?EIO=4&transport=polling"),
@@ -35,14 +30,14 @@ async fn a_wrong_handshake_is_refused() {
     ] {
         let reply = Rest::send(node.rest().request(method.clone(), path).body("40")).await;
         assert!((400..500).contains(&reply.status), "{method} {path}: {}", reply.status);
+        canary.sings_after(&format!("{method} {path}")).await;
     }
-    canary(&node, &ann).await;
 }
 
 #[tokio::test]
 async fn a_wrong_websocket_upgrade_is_refused() {
     let node = Node::start(&Env::new()).await;
-    let ann = node.register("ann").await;
+    let canary = Canary::on(&node).await;
     let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     let tables = [
         ("without a key", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", ""),
@@ -59,8 +54,8 @@ async fn a_wrong_websocket_upgrade_is_refused() {
         tcp.write(request.as_bytes()).await.unwrap();
         let answer = tcp.read_until("\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+        canary.sings_after(what).await;
     }
-    canary(&node, &ann).await;
 }
 
 /// The status of a WebSocket upgrade that a page of `origin` asks for at `host`.
@@ -85,7 +80,7 @@ async fn asked(node: &Node, path: &str, host: &str, origin: &str) -> u16 {
 async fn a_foreign_origin_is_refused_where_origins_are_listed() {
     let env = Env::new().set("ALLOWED_ORIGINS", "https://app.example");
     let node = Node::start(&env).await;
-    let ann = node.register("ann").await;
+    let canary = Canary::on(&node).await;
     for (origin, status) in [
         ("https://evil.example", "403"),
         ("https://app.example.evil.example", "403"),
@@ -96,8 +91,8 @@ async fn a_foreign_origin_is_refused_where_origins_are_listed() {
         assert_eq!(upgraded(&node, "tandem", origin).await, status, "{origin}");
         let polling = asked(&node, "/socket.io/?EIO=4&transport=polling", "tandem", origin).await;
         assert_eq!(polling == 200, status == "101", "{origin}: {polling}");
+        canary.sings_after(origin).await;
     }
-    canary(&node, &ann).await;
 }
 
 #[tokio::test]
@@ -130,70 +125,28 @@ async fn the_servers_own_origin_is_welcome_whatever_is_listed() {
 }
 
 #[tokio::test]
-async fn frames_that_break_the_websocket_protocol_end_their_connection_only() {
-    let node = Node::start(&Env::new()).await;
-    let ann = node.register("ann").await;
-    let masked =
-        |first: u8, payload: &[u8]| [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat();
-    let table: [(&str, Vec<u8>); 8] = [
-        ("unmasked", [&[0x81, 2], b"40".as_slice()].concat()),
-        ("a reserved opcode", masked(0x83, b"x")),
-        ("an RSV bit", masked(0xc1, b"x")),
-        ("a fragmented ping", masked(0x09, b"x")),
-        ("a continuation of nothing", masked(0x80, b"x")),
-        ("2^32 bytes", [&[0x81, 0xff], (1_u64 << 32).to_be_bytes().as_slice(), &[0; 4]].concat()),
-        ("2^63-1 bytes", [&[0x81, 0xff], (u64::MAX >> 1).to_be_bytes().as_slice(), &[0; 4]].concat()),
-        ("invalid UTF-8", masked(0x81, b"4\xff\xfe")),
-    ];
-    for (what, frame) in table {
-        let mut tcp = RawTcp::open(&node).await;
-        let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: tandem\r\n\
-            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        tcp.write(upgrade.as_bytes()).await.unwrap();
-        assert!(tcp.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 101"), "{what}");
-        tcp.write(&frame).await.unwrap();
-        tcp.read_to_close(9).await;
-        canary(&node, &ann).await;
-    }
-    assert!(!node.log().contains("panicked"), "{}", node.log());
-}
-
-#[tokio::test]
 async fn odd_polling_payloads_are_refused_and_harm_nobody() {
     let node = Node::start(&Env::new()).await;
-    let ann = node.register("ann").await;
+    let canary = Canary::on(&node).await;
     let payloads =
         ["b!!!".to_owned(), String::new(), "\u{1e}".repeat(1_000), "x".repeat(100), "4".to_owned()];
     for payload in payloads {
         let polling = Polling::open(&node).await;
         let reply = polling.post(payload.clone()).await;
-        assert!(reply.status < 500, "{:?}: {}", &payload[..payload.len().min(20)], reply.status);
+        let start = &payload[..payload.len().min(20)];
+        assert!(reply.status < 500, "{start:?}: {}", reply.status);
+        canary.sings_after(start).await;
     }
-    canary(&node, &ann).await;
 }
 
 #[tokio::test]
 async fn a_polling_payload_past_the_limit_is_refused() {
     let node = Node::start(&Env::new()).await;
-    let ann = node.register("ann").await;
+    let canary = Canary::on(&node).await;
     let polling = Polling::open(&node).await;
     let reply = polling.post(format!("42[\"x\",\"{}\"]", "x".repeat(600 * 1_024))).await;
     assert!((400..500).contains(&reply.status), "{}", reply.status);
-    canary(&node, &ann).await;
-}
-
-#[tokio::test]
-async fn ten_thousand_pings_do_no_harm() {
-    let node = Node::start(&Env::new()).await;
-    let ann = node.register("ann").await;
-    let (mut socket, _) = RawSocket::connect(&node, &ann).await;
-    for _ in 0..10_000 {
-        if socket.try_send("2".into()).await.is_err() {
-            break;
-        }
-    }
-    canary(&node, &ann).await;
+    canary.sings_after("600 KiB").await;
 }
 
 #[tokio::test]

@@ -249,3 +249,54 @@ async fn an_address_that_asks_too_often_has_to_wait_and_others_do_not() {
     assert!(refused.header("retry-after").is_some_and(|wait| wait.parse::<u64>().unwrap() >= 1));
     ask("192.0.2.2").await.expect_error(401, "invalid_token");
 }
+
+#[tokio::test]
+async fn what_a_stranger_says_of_where_it_comes_from_spares_it_no_wait() {
+    // Nobody is trusted; then only a network that this client does not come from.
+    for trusted in [None, Some("10.0.0.0/8, 2001:db8::/32")] {
+        let mut env = Env::new().set("LIMIT_AUTH_PER_ADDRESS", 4);
+        if let Some(trusted) = trusted {
+            env = env.set("TRUSTED_PROXIES", trusted);
+        }
+        let node = Node::start(&env).await;
+        let ask = async |name: &str, from: &str| {
+            let request = node.rest().request(reqwest::Method::POST, "/api/auth/refresh");
+            crate::support::Rest::send(request.header(name, from).json(&json!({"refreshToken": "x"}))).await
+        };
+        for n in 0..4 {
+            ask("x-forwarded-for", &format!("192.0.2.{n}")).await.expect_error(401, "invalid_token");
+        }
+        let spoofed = [
+            ("x-forwarded-for", "192.0.2.9"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "192.0.2.9, 10.0.0.1"),
+            ("x-forwarded-for", "nonsense"),
+            ("x-real-ip", "192.0.2.9"),
+            ("forwarded", "for=192.0.2.9"),
+            ("x-client-ip", "192.0.2.9"),
+        ];
+        for (name, from) in spoofed {
+            let reply = ask(name, from).await;
+            assert_eq!(reply.status, 429, "{trusted:?} {name}: {from}: {}", reply.text);
+            reply.expect_error(429, "rate_limited");
+        }
+    }
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_only_what_the_proxy_adds_counts() {
+    let env = Env::new().set("LIMIT_AUTH_PER_ADDRESS", 4).set("TRUSTED_PROXIES", "127.0.0.0/8");
+    let node = Node::start(&env).await;
+    // The client invents the front of the list; its proxy appends where it really came from.
+    let ask = async |invented: String| {
+        let request = node.rest().request(reqwest::Method::POST, "/api/auth/refresh");
+        let request = request.header("x-forwarded-for", format!("{invented}, 192.0.2.1"));
+        crate::support::Rest::send(request.json(&json!({"refreshToken": "x"}))).await
+    };
+    for n in 0..4 {
+        ask(format!("198.51.100.{n}")).await.expect_error(401, "invalid_token");
+    }
+    for invented in ["198.51.100.9", "127.0.0.1", "nonsense", ""] {
+        ask(invented.to_owned()).await.expect_error(429, "rate_limited");
+    }
+}

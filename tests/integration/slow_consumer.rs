@@ -11,8 +11,9 @@ async fn a_client_that_reads_nothing_is_cut_and_the_others_go_on() {
     let ann = node.register("ann").await;
     let sender = Device::connect(&node, &ann).await;
     let reader = Device::connect(&node, &ann).await;
-    let mut stalled = RawTcp::open(&node).await;
-    let stalled_id = connect_and_stall(&mut stalled, &ann.token, &reader).await;
+    // It reads as far as the restore, and never again.
+    let (_stalled, _) = RawTcp::joined(&node, &ann.token).await;
+    let stalled_id = reader.next("device-connected").await["deviceId"].as_str().unwrap().to_owned();
 
     // More than the socket buffers of both sides and the outbox can take.
     let mut cut = None;
@@ -35,27 +36,6 @@ async fn a_client_that_reads_nothing_is_cut_and_the_others_go_on() {
     reader.caught_up_with(&sender).await;
     let seen = reader.events("realtime-event").len();
     assert!(seen > 0, "the reader got its events");
-}
-
-/// Upgrades and joins by hand, reads as far as the restore, and never again.
-async fn connect_and_stall(tcp: &mut RawTcp, token: &str, other: &Device) -> String {
-    let upgrade = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: tandem\r\n\
-        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    tcp.write(upgrade.as_bytes()).await.unwrap();
-    assert!(tcp.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 101"));
-    tcp.write(&masked(&format!("40{}", json!({"token": token})))).await.unwrap();
-    tcp.read_until("session-restored").await;
-    other.next("device-connected").await["deviceId"].as_str().unwrap().to_owned()
-}
-
-/// A client's text frame of up to 64 KiB, masked with zeros (RFC 6455, section 5.3).
-fn masked(text: &str) -> Vec<u8> {
-    let mut frame = vec![0x81, 0x80 | 126];
-    frame.extend((text.len() as u16).to_be_bytes());
-    frame.extend([0; 4]);
-    frame.extend(text.as_bytes());
-    frame
 }
 
 #[tokio::test]

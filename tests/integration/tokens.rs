@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Account, Device, Env, JWT_SECRET, Node, legacy_token, sign_hs256};
+use crate::support::{Account, Canary, Device, Env, JWT_SECRET, Node, legacy_token, sign_hs256};
 
 /// Seconds that are far enough for any clock leeway.
 const LONG: i64 = 3_600;
@@ -63,6 +63,11 @@ async fn forged_tokens_are_unauthorized() {
     let node = Node::start(&Env::new()).await;
     let ann = node.register("ann").await;
     let hs256 = json!({"alg": "HS256", "typ": "JWT"});
+    let with = |name: &str, value: Value| {
+        let mut header = hs256.clone();
+        header[name] = value;
+        header
+    };
     let legacy = |exp: Value| json!({"userId": ann.id, "email": ann.email, "exp": exp});
     let later = json!(4_000_000_000_u64);
     let good = legacy(later.clone());
@@ -73,9 +78,28 @@ async fn forged_tokens_are_unauthorized() {
     let forged = [
         ("alg none", sign_hs256(&json!({"alg": "none"}), &good, JWT_SECRET)),
         ("no signature", unsigned),
+        ("alg None", sign_hs256(&json!({"alg": "None"}), &good, JWT_SECRET)),
+        ("no alg", sign_hs256(&json!({"typ": "JWT"}), &good, JWT_SECRET)),
         ("alg HS384", sign_hs256(&json!({"alg": "HS384"}), &good, JWT_SECRET)),
         ("alg RS256", sign_hs256(&json!({"alg": "RS256"}), &good, JWT_SECRET)),
         ("another secret", sign_hs256(&hs256, &good, "another secret of more than 32 bytes")),
+        ("an empty secret", sign_hs256(&hs256, &good, "")),
+        ("a kid that is a path", sign_hs256(&with("kid", json!("../../../dev/null")), &good, "")),
+        ("a kid that is SQL", sign_hs256(&with("kid", json!("x' UNION SELECT '' --")), &good, "")),
+        ("a jku", sign_hs256(&with("jku", json!("http://127.0.0.1:1/keys")), &good, "of my own choosing")),
+        ("an x5u", sign_hs256(&with("x5u", json!("http://127.0.0.1:1/cert")), &good, "of my own choosing")),
+        (
+            "a key of its own",
+            sign_hs256(
+                &with("jwk", json!({"kty": "oct", "k": "b2YgbXkgb3duIGNob29zaW5n"})),
+                &good,
+                "of my own choosing",
+            ),
+        ),
+        ("a refresh token", ann.refresh_token.clone()),
+        ("another purpose", sign_hs256(&hs256, &json!({"purpose": "reset", "exp": later}), JWT_SECRET)),
+        ("exp as null", sign_hs256(&hs256, &legacy(json!(null)), JWT_SECRET)),
+        ("exp below 0", sign_hs256(&hs256, &legacy(json!(-1)), JWT_SECRET)),
         ("no exp", sign_hs256(&hs256, &json!({"userId": ann.id, "email": ann.email}), JWT_SECRET)),
         ("exp as text", sign_hs256(&hs256, &legacy(json!("4000000000")), JWT_SECRET)),
         ("no userId", sign_hs256(&hs256, &json!({"email": ann.email, "exp": later}), JWT_SECRET)),
@@ -88,12 +112,14 @@ async fn forged_tokens_are_unauthorized() {
             ),
         ),
     ];
+    let canary = Canary::on(&node).await;
     for (what, token) in forged {
         let forger = ann.with_token(token);
         let reply = node.rest_of(&forger).get("/api/session").await;
         assert_eq!(reply.body["error"]["code"], "unauthorized", "{what}: {}", reply.text);
         let device = Device::options(&node, &forger).open().await;
         assert_eq!(device.refused().await, "unauthorized", "{what}");
+        canary.sings_after(what).await;
     }
 
     Device::connect(&node, &ann.with_token(sign_hs256(&hs256, &good, JWT_SECRET))).await;

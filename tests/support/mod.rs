@@ -24,6 +24,7 @@
 )]
 
 mod account;
+mod canary;
 mod chaos;
 mod chaos_frames;
 mod chaos_resp;
@@ -51,6 +52,7 @@ mod small_disk;
 mod within;
 
 pub use account::{Account, JWT_SECRET, legacy_token, sign_hs256};
+pub use canary::Canary;
 pub use chaos::ChaosProxy;
 pub use cluster::Cluster;
 pub use collector::{CollectedSpan, Collector};
@@ -69,7 +71,7 @@ pub use postgres::Postgres;
 pub use process::{Exit, Process};
 pub use random::Random;
 pub use raw_socket::RawSocket;
-pub use raw_tcp::RawTcp;
+pub use raw_tcp::{RawTcp, client_frame};
 pub use redis::RedisServer;
 pub use rest::{Reply, Rest};
 pub use small_disk::SmallDisk;
