@@ -60,6 +60,8 @@ pub async fn connect(session: &Arc<Session>, auth: &str) {
 async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     let services = &session.services;
     let unauthorized = || Failure::new(Code::Unauthorized, "CONNECT needs an object with a token.");
+    // A list would be read as the object's fields in their order.
+    let auth = Some(auth).filter(|auth| auth.starts_with('{')).ok_or_else(unauthorized)?;
     let auth: Auth<'_> = serde_json::from_str(auth).map_err(|_| unauthorized())?;
     let token = fields::string(auth.token, "token").map_err(|_| unauthorized())?;
     let identity = services.auth.identify(&token).await?;

@@ -21,6 +21,7 @@ mod support;
 
 mod accounts;
 mod answers;
+mod bad_connects;
 mod bad_events;
 mod bad_frames;
 mod bad_handshakes;
