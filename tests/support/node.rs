@@ -179,6 +179,25 @@ impl Node {
         Account::register(&self.rest(), name).await
     }
 
+    /// One number of its `/metrics`, by its name with labels, as it stands there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.rest().get("/metrics").await.text;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().expect("a metric is a number")
+    }
+
+    /// Memory of its process in KiB: what is resident now, and the most that ever was.
+    pub fn memory_kib(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).expect("it runs");
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"));
+            value
+                .and_then(|value| value.trim().parse().ok())
+                .unwrap_or_else(|| panic!("no {name} in {status}"))
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
     /// The last lines of its log.
     pub fn log(&self) -> String {
         self.process.tail(4_000)

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{all_list_online, metric, session_everywhere, sorted};
+use super::{all_list_online, session_everywhere, sorted};
 use crate::replica::Replica;
 use crate::support::{Cluster, Device, HaProxy, eventually, short_or_long};
 
@@ -32,7 +32,7 @@ async fn stock_clients_connect_upgrade_and_agree_on_different_nodes() {
         assert_eq!(device.events("$connect").len(), 1, "at the first attempt: {}", balancer.log());
     }
     for node in &cluster.nodes {
-        let sockets = metric(node, "tandem_sockets").await;
+        let sockets = node.metric("tandem_sockets").await;
         assert!(sockets >= 1.0, "every node has its share of {count}: {sockets}");
     }
 

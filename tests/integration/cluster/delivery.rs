@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{metric, session_everywhere};
+use super::session_everywhere;
 use crate::replica::{Ledger, Replica, number};
 use crate::support::{Cluster, Device, eventually, short_or_long};
 
@@ -148,7 +148,7 @@ async fn a_node_that_hosts_none_of_the_busy_users_receives_nothing_of_them() {
             (cluster.named(0, &account, "one").await, cluster.named(1, &account, "other").await);
         busy.push((one, other));
     }
-    let before = metric(&cluster.nodes[1], RECEIVED).await;
+    let before = cluster.nodes[1].metric(RECEIVED).await;
     let acting = busy.iter().map(|(one, other)| async move {
         let changes = (0..50).map(|n| json!({"sessionKey": "k", "state": n})).collect();
         let events = (0..50).map(|n| json!({"type": "t", "payload": n})).collect();
@@ -161,10 +161,10 @@ async fn a_node_that_hosts_none_of_the_busy_users_receives_nothing_of_them() {
     join_all(acting).await;
 
     eventually("the other node has counted what came", || async {
-        (metric(&cluster.nodes[1], RECEIVED).await >= before + 600.0).then_some(())
+        (cluster.nodes[1].metric(RECEIVED).await >= before + 600.0).then_some(())
     })
     .await;
-    assert!(metric(&cluster.nodes[2], RECEIVED).await < 0.5, "the quiet node heard of somebody else's");
+    assert!(cluster.nodes[2].metric(RECEIVED).await < 0.5, "the quiet node heard of somebody else's");
 
     // It does count: what its own user causes elsewhere is all that it ever receives.
     let second = cluster.named(0, &quiet, "Second").await;
@@ -172,10 +172,10 @@ async fn a_node_that_hosts_none_of_the_busy_users_receives_nothing_of_them() {
     second.emit_ack("realtime-event", json!({"type": "t", "payload": 1})).await;
     watcher.next("realtime-event").await;
     eventually("the quiet node has counted its own", || async {
-        (metric(&cluster.nodes[2], RECEIVED).await >= 2.0).then_some(())
+        (cluster.nodes[2].metric(RECEIVED).await >= 2.0).then_some(())
     })
     .await;
-    assert!(metric(&cluster.nodes[2], RECEIVED).await < 2.5);
+    assert!(cluster.nodes[2].metric(RECEIVED).await < 2.5);
 }
 
 const RECEIVED: &str = "tandem_backplane_received_total";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{all_list_online, metric, sorted};
+use super::{all_list_online, sorted};
 use crate::answers::is_error;
 use crate::support::{Account, ChaosProxy, Cluster, Device, RawSocket, short_or_long, within_secs};
 
@@ -71,10 +71,10 @@ async fn a_node_that_stood_still_does_not_take_a_device_from_where_its_client_we
     cluster.nodes[1].cont();
 
     // What the other node did would be known here with the next regular ask.
-    let asks = metric(&cluster.nodes[0], "tandem_store_asks_total").await;
+    let asks = cluster.nodes[0].metric("tandem_store_asks_total").await;
     // Two of them: up to ten seconds.
     within_secs(30, async {
-        while metric(&cluster.nodes[0], "tandem_store_asks_total").await < asks + 2.0 {
+        while cluster.nodes[0].metric("tandem_store_asks_total").await < asks + 2.0 {
             drop(phone.try_emit_ack("session-get", vec![json!({})]).await);
         }
     })

@@ -16,14 +16,7 @@ mod watched;
 
 use serde_json::Value;
 
-use crate::support::{Account, Cluster, Node};
-
-/// One number of a node's `/metrics`.
-async fn metric(node: &Node, name: &str) -> f64 {
-    let text = node.rest().get("/metrics").await.text;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().unwrap()
-}
+use crate::support::{Account, Cluster};
 
 /// `GET /api/devices` of one node: who is online.
 async fn online(cluster: &Cluster, node: usize, account: &Account) -> Vec<String> {
