@@ -1,11 +1,11 @@
-//! `tandem-load`: what Tandem costs, measured. Three subcommands; see the README for what each number means.
+//! `tandem-load`: what Tandem costs, measured. Its subcommands are below; see the README for what each number means.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
-use loadtests::{chaos, check, compare, report, run};
+use loadtests::{chaos, check, compare, instructions, report, run};
 use rustix::process::{Resource, Rlimit};
 
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Chaos(chaos::Args),
     /// Judge histories of clients and stores by the promises.
     Check(check::Args),
+    /// Count the instructions of the hot paths and hold them against the figures that are kept.
+    Instructions(instructions::Args),
     /// Draw a result as one HTML page.
     Report(report::Args),
 }
@@ -51,6 +53,7 @@ fn start(command: Command) -> anyhow::Result<()> {
         Command::Compare(args) => compare::execute(&args, &stop),
         Command::Chaos(args) => chaos::execute(&args, &stop),
         Command::Check(args) => check::execute(&args),
+        Command::Instructions(args) => instructions::execute(&args, &stop),
         Command::Report(args) => report::execute(&args),
     }
 }
