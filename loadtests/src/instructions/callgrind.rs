@@ -57,6 +57,7 @@ impl Counted {
             // The two find each other by a name that is made of these.
             .env("HOST", HOST)
             .env_remove("LOGNAME")
+            .env_remove("TMPDIR")
             .output()
             .context("cannot run callgrind_control")?;
         ensure!(asked.status.success(), "callgrind_control: {}", String::from_utf8_lossy(&asked.stderr));
