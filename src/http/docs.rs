@@ -1,14 +1,17 @@
-//! What the server says of itself: REST in `openapi.json`, with a page to read it and to try
-//! each call, the Socket.IO events in `asyncapi.json`. All of it is in the binary; nothing comes from elsewhere.
+//! What the server says of itself: REST in `openapi.json`, with a page to read it and to try each call, and the
+//! Socket.IO events in `asyncapi.json`, with a page to read it. All of it is in the binary; nothing comes from elsewhere.
 
+use axum::extract::Path;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+
+use super::error::no_route;
 
 const OPENAPI: &str = include_str!("docs/openapi.json");
 
 const ASYNCAPI: &str = include_str!("docs/asyncapi.json");
 
-/// The page's own script and style, and calls to this server; nothing else.
+/// The pages' own scripts and style, and calls to this server; nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -22,21 +25,32 @@ pub async fn asyncapi() -> Response {
     text("application/json", ASYNCAPI.replacen("VERSION", env!("CARGO_PKG_VERSION"), 1))
 }
 
-/// `GET /docs`
-pub async fn page() -> Response {
-    let mut response = text("text/html; charset=utf-8", include_str!("docs/page.html"));
+/// `GET /docs`: the REST calls.
+pub async fn calls() -> Response {
+    page(include_str!("docs/page.html"))
+}
+
+/// `GET /docs/events`: the Socket.IO events.
+pub async fn events() -> Response {
+    page(include_str!("docs/events.html"))
+}
+
+fn page(html: &'static str) -> Response {
+    let mut response = text("text/html; charset=utf-8", html);
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
     response
 }
 
-/// `GET /docs/page.css`
-pub async fn style() -> Response {
-    text("text/css; charset=utf-8", include_str!("docs/page.css"))
-}
-
-/// `GET /docs/page.js`
-pub async fn script() -> Response {
-    text("text/javascript; charset=utf-8", include_str!("docs/page.js"))
+/// `GET /docs/{file}`: what the pages are made of.
+pub async fn file(Path(name): Path<String>) -> Response {
+    let script = |body: &'static str| text("text/javascript; charset=utf-8", body);
+    match name.as_str() {
+        "page.css" => text("text/css; charset=utf-8", include_str!("docs/page.css")),
+        "page.js" => script(include_str!("docs/page.js")),
+        "events.js" => script(include_str!("docs/events.js")),
+        "element.js" => script(include_str!("docs/element.js")),
+        _ => no_route().await.into_response(),
+    }
 }
 
 fn text(kind: &'static str, body: impl Into<axum::body::Body>) -> Response {

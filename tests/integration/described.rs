@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Env, Node, Rest};
+use crate::support::{Env, Node};
 
 async fn described(node: &Node) -> Value {
     node.rest().get("/api/openapi.json").await.expect(200)
@@ -56,7 +56,7 @@ async fn the_description_and_the_protocol_name_the_same_calls() {
 async fn every_answer_says_that_it_is_data_and_which_request_it_answers() {
     let node = Node::start(&Env::new()).await;
     let rest = node.rest();
-    for path in ["/api/health", "/api/session", "/nowhere", "/docs"] {
+    for path in ["/api/health", "/api/session", "/nowhere", "/docs", "/docs/events"] {
         let answer =
             rest.request(Method::GET, path).header("X-Request-Id", "my-own.id_1").send().await.unwrap();
         let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
@@ -75,18 +75,33 @@ async fn every_answer_says_that_it_is_data_and_which_request_it_answers() {
 }
 
 #[tokio::test]
-async fn the_page_that_shows_it_needs_nothing_from_elsewhere() {
+async fn the_pages_that_show_it_need_nothing_from_elsewhere_and_hold_nothing_inline() {
     let node = Node::start(&Env::new()).await;
-    for (path, kind) in
-        [("/docs", "text/html"), ("/docs/page.js", "text/javascript"), ("/docs/page.css", "text/css")]
-    {
+    let files = [
+        ("/docs", "text/html"),
+        ("/docs/events", "text/html"),
+        ("/docs/page.js", "text/javascript"),
+        ("/docs/events.js", "text/javascript"),
+        ("/docs/element.js", "text/javascript"),
+        ("/docs/page.css", "text/css"),
+    ];
+    for (path, kind) in files {
         let answer = node.rest().request(Method::GET, path).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         assert!(answer.headers()["content-type"].to_str().unwrap().starts_with(kind), "{path}");
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
         let text = answer.text().await.unwrap();
+        if kind == "text/html" {
+            assert!(policy.contains("script-src 'self'") && !policy.contains("unsafe"), "{path}: {policy}");
+            assert!(text.contains("href=\"/docs\"") && text.contains("href=\"/docs/events\""), "{path}");
+            let inline =
+                text.split("<script").skip(1).filter(|tag| !tag.starts_with(" type=\"module\" src="));
+            assert_eq!(inline.count(), 0, "{path}");
+            assert!(!text.contains("style=") && !text.contains("onclick"), "{path}");
+        }
         assert!(!text.contains("https://") && !text.contains("http://"), "{path} names another host");
     }
-    let _: Rest = node.rest();
+    node.rest().get("/docs/other.js").await.expect_error(404, "not_found");
 }
 
 #[tokio::test]

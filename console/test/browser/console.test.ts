@@ -145,6 +145,28 @@ test("words that both changed are for the person to decide", async () => {
   await value(note(phone), "Train leaves at 11:");
 });
 
+test("the descriptions of REST and of the events are read, and lead to each other", async () => {
+  const page = await open();
+  await page.goto(`${server.url}/docs`);
+  const register = page.locator("details", { has: page.getByText("/api/auth/register", { exact: true }) });
+  await register.locator("summary").click();
+  await register.getByLabel("Body").fill(JSON.stringify({ email: someone(), password: PASSWORD }));
+  await register.getByRole("button", { name: "Send" }).click();
+  await register.getByText("201 Created").waitFor();
+
+  await page.getByRole("link", { name: "Socket.IO events" }).click();
+  const { operations } = await (await fetch(`${server.url}/api/asyncapi.json`)).json();
+  await expect.poll(() => page.locator("summary").count()).toBe(Object.keys(operations).length);
+  await page.getByText("session-update", { exact: true }).click();
+  await page.getByText("Exactly one of state, patch, ops.").waitFor();
+  await page.getByRole("link", { name: "Op", exact: true }).click();
+  await expect.poll(() => page.locator("#Op").evaluate((shape) => shape.getBoundingClientRect().top < innerHeight)).toBe(true);
+  const { violations } = await new AxeBuilder({ page }).analyze();
+  expect(violations.filter(({ impact }) => ["serious", "critical"].includes(impact ?? ""))).toEqual([]);
+  await page.getByRole("link", { name: "REST", exact: true }).click();
+  await page.getByText("/api/auth/register", { exact: true }).waitFor();
+});
+
 test("a message for a device that is away waits for it", async () => {
   const page = await open();
   await register(page);

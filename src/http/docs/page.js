@@ -1,14 +1,7 @@
 // Shows the REST description and lets the reader try each call against this very server.
-"use strict";
+import { element, folded, load, row } from "/docs/element.js";
 
 const token = document.getElementById("token");
-
-function element(name, text, ...children) {
-  const made = document.createElement(name);
-  if (text) made.textContent = text;
-  made.append(...children);
-  return made;
-}
 
 function field(name, hint, value, multiline) {
   const input = document.createElement(multiline ? "textarea" : "input");
@@ -42,15 +35,12 @@ function operation(path, method, described) {
     output.textContent = "…";
     output.textContent = await send(path, method, inputs, body).catch((error) => String(error));
   });
-  const rows = Object.entries(described.responses).map(([status, response]) =>
-    element("tr", "", element("td", status), element("td", response.description)));
-  const content = element("div", "", ...inputs.map((input) => input.label));
-  content.className = "body";
-  if (described.description) content.prepend(element("p", described.description));
-  if (body) content.append(body.label);
-  content.append(button, output, element("table", "", element("tbody", "", ...rows)));
-  const summary = element("summary", "", element("code", method.toUpperCase()), element("code", path), element("span", described.summary));
-  return element("details", "", summary, content);
+  const rows = Object.entries(described.responses).map(([status, response]) => row(status, response.description));
+  const text = described.description ? [element("p", described.description)] : [];
+  const fields = [...inputs, ...(body ? [body] : [])].map((input) => input.label);
+  const answers = element("table", "", element("tbody", "", ...rows));
+  const heading = [element("code", method.toUpperCase()), element("code", path), element("span", described.summary)];
+  return folded(heading, ...text, ...fields, button, output, answers);
 }
 
 async function send(path, method, inputs, body) {
@@ -80,21 +70,16 @@ async function send(path, method, inputs, body) {
   return `${answer.status} ${answer.statusText}${etag ? `\nETag: ${etag}` : ""}\n\n${shown}`;
 }
 
-async function show() {
-  const described = await (await fetch("/api/openapi.json")).json();
-  document.getElementById("about").textContent = described.info.description;
-  const operations = document.getElementById("operations");
-  operations.replaceChildren();
-  for (const tag of described.tags) {
-    operations.append(element("h2", tag.name));
-    for (const [path, methods] of Object.entries(described.paths)) {
-      for (const [method, one] of Object.entries(methods)) {
-        if (one.tags.includes(tag.name)) operations.append(operation(path, method, one));
-      }
-    }
-  }
+function show(described) {
+  const calls = Object.entries(described.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, call]) => ({ path, method, call })),
+  );
+  return described.tags.flatMap((tag) => [
+    element("h2", tag.name),
+    ...calls
+      .filter(({ call }) => call.tags.includes(tag.name))
+      .map(({ path, method, call }) => operation(path, method, call)),
+  ]);
 }
 
-show().catch((error) => {
-  document.getElementById("operations").textContent = `The description cannot be loaded: ${error}`;
-});
+load("/api/openapi.json", show);
