@@ -44,7 +44,7 @@ test("a refused write that nobody waits for does not end a process", async () =>
 });
 
 test("writes keep their order across keys, also where some are put off", async () => {
-  const server = await serve({ LIMIT_EVENTS_PER_SECOND: "20" });
+  const server = await serve({ LIMIT_EVENTS_PER_SECOND: "5" });
   const { token } = await server.register();
   const [phone, laptop] = [open(server, token, "Phone"), open(server, token, "Laptop")];
   await Promise.all([online(phone), online(laptop)]);
@@ -52,7 +52,7 @@ test("writes keep their order across keys, also where some are put off", async (
   laptop.on("change", ({ state }) => seen.push(state));
   let putOff = 0;
   phone.disconnect();
-  const written = Array.from({ length: 60 }, (_, n) => n);
+  const written = Array.from({ length: 30 }, (_, n) => n);
   for (const n of written) void phone.updateSession(n % 3 ? `key${n}` : "often", n);
   const sent: unknown[] = [];
   phone.socket.onAnyOutgoing((event, payload: { state?: unknown }) => {
@@ -158,7 +158,7 @@ test("a token source that fails is asked again, and the status says so meanwhile
 });
 
 test("a renewal whose token source fails is tried again on the same connection", async () => {
-  const server = await serve({ TOKEN_TTL_SECONDS: "4" });
+  const server = await serve({ TOKEN_TTL_SECONDS: "30" });
   let { token, refreshToken } = await server.register();
   let fails = 1;
   const source = async ({ expired }: { expired: boolean }) => {
