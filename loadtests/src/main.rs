@@ -1,11 +1,11 @@
-//! `tandem-load`: what Tandem costs, measured. Its subcommands are below; see the README for what each number means.
+//! `tandem-load`: what Tandem costs, measured. See the README for what each number means.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand};
-use loadtests::{chaos, check, compare, instructions, report, run};
+use loadtests::{chaos, check, compare, instructions, logins, report, run};
 use rustix::process::{Resource, Rlimit};
 
 #[derive(Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Run(run::Args),
     /// Start Tandem and its peers in alternation and measure them beside each other.
     Compare(compare::Args),
+    /// Start Tandem and see whether many logins at once hold up what is relayed.
+    Logins(logins::Args),
     /// Break everything, one or two things at a time, and judge whether every promise was kept.
     Chaos(chaos::Args),
     /// Judge histories of clients and stores by the promises.
@@ -51,6 +53,7 @@ fn start(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => run::execute(&args, &stop),
         Command::Compare(args) => compare::execute(&args, &stop),
+        Command::Logins(args) => logins::execute(&args, &stop),
         Command::Chaos(args) => chaos::execute(&args, &stop),
         Command::Check(args) => check::execute(&args),
         Command::Instructions(args) => instructions::execute(&args, &stop),

@@ -1,8 +1,8 @@
-//! Registers the users of a run, a few at a time, over REST.
+//! Registers the users of a run, a few at a time, over REST, and logs them in.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use super::http::Connection;
 use super::target::Target;
@@ -56,9 +56,27 @@ pub fn fill_sessions(target: &Target, tokens: &[String], bytes: usize) -> anyhow
     Ok(())
 }
 
+/// Logs in a user that [`register`] made.
+///
+/// # Errors
+/// A refusal, or no answer.
+pub fn log_in(connection: &mut Connection, tag: &str, user: usize) -> anyhow::Result<()> {
+    let answer = connection.post("/api/auth/login", &credentials(tag, user))?;
+    ensure!(
+        answer.status == 200,
+        "login answered {}: {}",
+        answer.status,
+        String::from_utf8_lossy(&answer.body)
+    );
+    Ok(())
+}
+
+fn credentials(tag: &str, user: usize) -> String {
+    format!(r#"{{"email":"{tag}-{user}@example.test","password":"load test {tag} {user}"}}"#)
+}
+
 fn register_one(connection: &mut Connection, tag: &str, user: usize) -> anyhow::Result<String> {
-    let body = format!(r#"{{"email":"{tag}-{user}@example.test","password":"load test {tag} {user}"}}"#);
-    let answer = connection.post("/api/auth/register", &body)?;
+    let answer = connection.post("/api/auth/register", &credentials(tag, user))?;
     match answer.status {
         200 | 201 => {}
         429 => bail!(

@@ -14,6 +14,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub struct Connection {
     address: SocketAddr,
     stream: TcpStream,
+    patience: Duration,
 }
 
 pub struct Answer {
@@ -24,12 +25,17 @@ pub struct Answer {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::patient(address, TIMEOUT)
+    }
+
+    /// One that waits so long for every answer.
+    pub fn patient(address: SocketAddr, patience: Duration) -> anyhow::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, TIMEOUT)
             .with_context(|| format!("cannot reach {address}"))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        Ok(Self { address, stream })
+        Ok(Self { address, stream, patience })
     }
 
     pub fn get(&mut self, path: &str) -> anyhow::Result<Answer> {
@@ -70,7 +76,7 @@ impl Connection {
             self.receive(&mut received)?;
         }
         if handshake::field(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
-            *self = Self::open(self.address)?;
+            *self = Self::patient(self.address, self.patience)?;
         }
         let body = received[head_bytes..head_bytes + length].to_vec();
         Ok(Answer { status, retry_after: handshake::field(&head, "retry-after").map(str::to_owned), body })
