@@ -4,7 +4,9 @@
 //! of it; PostgreSQL has the same idea (`commit_delay`, `commit_siblings`). Where few write nobody waits: company
 //! would not come, and a lone writer's next write waits for the ack of this one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::model::UserId;
 

@@ -74,6 +74,16 @@ struct Queue {
     arrived: Notify,
 }
 
+impl Queue {
+    /// Changes the lanes, and says before anybody else can change them how many commands are in them now.
+    fn with_lanes<T>(&self, metrics: &Metrics, change: impl FnOnce(&mut Lanes) -> T) -> T {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut lanes);
+        metrics.commit_queue.set(lanes.commands as f64);
+        changed
+    }
+}
+
 /// A lane a user, and whose turn it is.
 #[derive(Default)]
 struct Lanes {
@@ -83,7 +93,7 @@ struct Lanes {
     bytes: usize,
     company: Company,
     /// Since when the first command waits; nothing where a batch is due at once.
-    waiting_since: Option<Instant>,
+    waiting_since: Option<tokio::time::Instant>,
 }
 
 /// What the writer does next.
@@ -91,14 +101,14 @@ enum Next {
     /// Nothing, while nobody writes.
     Rest,
     /// Wait for company, until then.
-    Wait(Instant),
+    Wait(tokio::time::Instant),
     Commit(Vec<Waiting>),
 }
 
 impl Lanes {
     fn next(&mut self) -> Next {
         if let Some(since) = self.waiting_since
-            && let Some(until) = self.company.expected(self.commands, since, Instant::now())
+            && let Some(until) = self.company.expected(self.commands, since, tokio::time::Instant::now())
         {
             return Next::Wait(until);
         }
@@ -112,7 +122,7 @@ impl Lanes {
         if self.commands >= QUEUE_COMMANDS_MAX || self.bytes + bytes > QUEUE_BYTES_MAX {
             return false;
         }
-        let (user, now) = (waiting.command.queue(), Instant::now());
+        let (user, now) = (waiting.command.queue(), tokio::time::Instant::now());
         self.company.note(user, now);
         if self.commands == 0 {
             self.waiting_since = Some(now);
@@ -323,14 +333,11 @@ impl Writer {
         let (answer, answered) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(WAITING));
         let waiting = Waiting { command, state: state.clone(), answer, trace: Context::current() };
-        let (kept, depth) = {
-            let mut lanes = self.queue.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            (lanes.push(waiting), lanes.commands)
-        };
+        let push = |lanes: &mut Lanes| (lanes.push(waiting), lanes.commands);
+        let (kept, depth) = self.queue.with_lanes(&self.metrics, push);
         if !kept {
             return Err(StoreError::Busy);
         }
-        self.metrics.commit_queue.set(depth as f64);
         // In between the writer is at work, or waits for company.
         if depth == 1 || depth == company::ENOUGH {
             self.queue.arrived.notify_one();
@@ -379,11 +386,10 @@ type Answer = oneshot::Sender<StoreResult<Reply>>;
 impl Writing {
     async fn run(self, queue: Arc<Queue>, tasks: Tasks) {
         loop {
-            let next = queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let batch = match next {
+            let batch = match queue.with_lanes(&self.metrics, Lanes::next) {
                 Next::Commit(batch) => self.admit(batch).await,
                 Next::Wait(until) => {
-                    drop(tokio::time::timeout_at(until.into(), queue.arrived.notified()).await);
+                    drop(tokio::time::timeout_at(until, queue.arrived.notified()).await);
                     continue;
                 }
                 Next::Rest => tokio::select! {
@@ -394,7 +400,7 @@ impl Writing {
             };
             if !batch.is_empty() {
                 let held = self.commit(batch).await;
-                queue.lanes.lock().unwrap_or_else(PoisonError::into_inner).put_back(held);
+                queue.with_lanes(&self.metrics, |lanes| lanes.put_back(held));
             }
         }
     }

@@ -58,6 +58,17 @@ async fn metrics_are_for_prometheus_on_this_machine() {
 }
 
 #[tokio::test]
+async fn nothing_waits_for_a_commit_where_nothing_is_going_on() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    Device::connect(&node, &ann).await.update("k", json!(1)).await;
+    crate::support::eventually("the queue is empty", || async {
+        (node.metric("tandem_store_queue").await < 0.5).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn metrics_are_not_for_those_behind_a_proxy() {
     let node = Node::start(&Env::new()).await;
     for header in ["x-forwarded-for", "forwarded", "x-real-ip"] {
