@@ -6,7 +6,9 @@
 //! takes, and whoever joins is held against it.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Ending, Hub, Member};
 use crate::model::{ConnectionId, LoginId, Revoked, UserId};

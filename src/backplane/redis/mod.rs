@@ -38,6 +38,7 @@ use crate::model::{ConnectionId, DeviceId, UserId};
 use clients::Clients;
 use link::Link;
 use presence::Presence;
+use presence::table::RedisTable;
 use probe::Probe;
 use publisher::Publisher;
 use reader::Reader;
@@ -62,8 +63,9 @@ pub(super) async fn join(url: &str, settings: Settings) -> Result<Joined, BadUrl
 
     let subscriptions = Arc::new(Subscriptions::default());
     let (publisher, outgoing) = publisher::queue(observed.clone());
+    let table = Arc::new(RedisTable::new(&clients));
     let presence =
-        Arc::new(Presence::new(&node_id, &clients, link.clone(), sender.clone(), observed.clone(), timing));
+        Arc::new(Presence::new(&node_id, table, link.clone(), sender.clone(), observed.clone(), timing));
     let shared = Shared::new(&clients, link.clone(), timing, &tasks, &stop);
 
     let reader = Reader {

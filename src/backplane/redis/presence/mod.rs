@@ -3,41 +3,34 @@
 //! This node's rows are kept here too: what Redis lost or never got is written again by the next
 //! heartbeat. A node's *life* is its heartbeat's name; one that was taken for dead goes on under a
 //! new one, so that a claimer still at work can no longer touch its rows.
-//!
-//! Keys: `tandem:presence:{user}` rows by device; `tandem:nodes` all lives; and of each life
-//! `tandem:life:{life}:alive`, `:users` (who has rows of it, written before the row), `:claimed`,
-//! `:claimer`.
+//! How all of it stands in Redis is `table`'s affair.
 
 mod claims;
+pub(super) mod table;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use fred::prelude::*;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::clients::Clients;
 use super::link::Link;
-use super::scripts::{BEAT, PLACE, REMOVE};
 use crate::backplane::inbound::InboundSender;
 use crate::backplane::observed::Observed;
 use crate::backplane::presence::{NodeLife, Online, Placed, Roster, Row};
 use crate::backplane::{Timing, Unavailable};
 use crate::model::{ConnectionId, DeviceId, UserId};
+use table::{Beat, Placing, Stood, Table};
 
-const NODES: &str = "tandem:nodes";
 /// Rows written back together, so that a large node does not hold up Redis.
 const RESTORE_CHUNK: usize = 128;
 
 pub(super) struct Presence {
     node_id: String,
-    client: Client,
-    sharded: bool,
+    table: Arc<dyn Table>,
     link: Arc<Link>,
     inbound: InboundSender,
     observed: Arc<Observed>,
@@ -49,14 +42,14 @@ pub(super) struct Presence {
 
 struct Own {
     life: NodeLife,
-    rows: HashMap<UserId, HashMap<DeviceId, Online>>,
+    rows: BTreeMap<UserId, BTreeMap<DeviceId, Online>>,
     left: bool,
 }
 
 impl Presence {
     pub(super) fn new(
         node_id: &str,
-        clients: &Clients,
+        table: Arc<dyn Table>,
         link: Arc<Link>,
         inbound: InboundSender,
         observed: Arc<Observed>,
@@ -64,13 +57,12 @@ impl Presence {
     ) -> Self {
         Self {
             node_id: node_id.into(),
-            client: clients.commands.clone(),
-            sharded: clients.sharded,
+            table,
             link,
             inbound,
             observed,
             timing,
-            own: Mutex::new(Own { life: new_life(node_id), rows: HashMap::new(), left: false }),
+            own: Mutex::new(Own { life: new_life(node_id), rows: BTreeMap::new(), left: false }),
             registered: watch::Sender::new(false),
         }
     }
@@ -96,13 +88,13 @@ impl Presence {
             own.life.clone()
         };
         self.reachable()?;
-        self.note_user(&life, user).await?;
-        let placed = self.place(&life, user, device, online, "").await?;
+        self.table.note_users(&life, &[user]).await?;
+        let placed = self.place(&life, user, device, online).await?;
         if let Placed::Fenced { .. } = placed {
             self.own().forget(user, device, online.connection);
         } else if !self.own().holds(user, device, online.connection) {
             // It went while it was being written: the removal came first.
-            self.remove_row(user, device, online.connection).await?;
+            self.table.remove(user, device, online.connection).await?;
         }
         Ok(placed)
     }
@@ -115,16 +107,16 @@ impl Presence {
     ) -> Result<bool, Unavailable> {
         self.own().forget(user, device, connection);
         self.reachable()?;
-        let removed = self.remove_row(user, device, connection).await?;
+        let removed = self.table.remove(user, device, connection).await?;
         let (life, last) = {
             let own = self.own();
             (own.life.clone(), !own.rows.contains_key(&user))
         };
         if last {
-            self.client.srem::<(), _, _>(users_key(&life), user.to_string()).await?;
+            self.table.drop_users(&life, &[user]).await?;
             // Another device of the user may have come while that was on its way.
             if self.own().rows.contains_key(&user) {
-                self.note_user(&life, user).await?;
+                self.table.note_users(&life, &[user]).await?;
             }
         }
         Ok(removed)
@@ -132,9 +124,8 @@ impl Presence {
 
     pub(super) async fn of(&self, user: UserId) -> Roster {
         if self.link.is_up()
-            && let Ok(rows) = self.client.hgetall::<HashMap<String, String>, _>(rows_key(user)).await
+            && let Ok(rows) = self.table.rows(user).await
         {
-            let rows = rows.into_iter().filter_map(|(device, row)| read_row(&device, &row)).collect();
             return Roster { rows, complete: true };
         }
         let own = self.own();
@@ -147,7 +138,7 @@ impl Presence {
 
     pub(super) async fn is_alive(&self, life: &NodeLife) -> Result<bool, Unavailable> {
         self.reachable()?;
-        Ok(self.client.exists::<u8, _>(alive_key(life)).await? == 1)
+        self.table.is_alive(life).await
     }
 
     /// Heartbeats and claims until `stop`.
@@ -171,12 +162,10 @@ impl Presence {
         }
         let rows =
             rows.into_iter().flat_map(|(user, devices)| devices.into_iter().map(move |row| (user, row)));
-        let removals = rows.map(|(user, (device, online))| self.remove_row(user, device, online.connection));
+        let removals =
+            rows.map(|(user, (device, online))| self.table.remove(user, device, online.connection));
         join_all(removals).await;
-        let keys = vec![alive_key(&life), users_key(&life)];
-        let _ = tokio::join!(self.client.srem::<(), _, _>(NODES, &*life), async {
-            join_all(keys.into_iter().map(|key| self.client.del::<(), _>(key))).await
-        },);
+        let _ = tokio::join!(self.table.unlist(&life), self.table.forget(&life));
     }
 
     async fn beat_on(&self) {
@@ -193,7 +182,9 @@ impl Presence {
                 && let Err(error) = self.beat().await
             {
                 tracing::debug!(%error, "heartbeat failed");
-                self.reconnect_if_stuck().await;
+                if self.link.is_up() {
+                    self.table.reconnect_if_stuck().await;
+                }
             }
             if !self.link.is_up() {
                 self.registered.send_replace(false);
@@ -201,16 +192,7 @@ impl Presence {
         }
     }
 
-    /// The link is up and yet no answer: this connection alone may be dead, and fred, whose clock
-    /// every new command starts again, would not notice before others take the node for dead.
-    async fn reconnect_if_stuck(&self) {
-        if self.link.is_up() && self.client.is_connected() {
-            let forced = self.client.force_reconnection();
-            let _ = tokio::time::timeout(Duration::from_millis(10), forced).await;
-        }
-    }
-
-    async fn beat(&self) -> Result<(), Error> {
+    async fn beat(&self) -> Result<(), Unavailable> {
         let life = {
             let own = self.own();
             if own.left {
@@ -218,30 +200,26 @@ impl Presence {
             }
             own.life.clone()
         };
-        let ttl_ms = i64::try_from(self.timing.heartbeat_ttl.as_millis()).unwrap_or(i64::MAX);
-        let keys = vec![alive_key(&life), claimed_key(&life)];
-        let known = BEAT.call::<i64>(&self.client, keys, vec![Value::from(ttl_ms)]).await?;
-        if known < 0 {
+        let found = self.table.beat(&life, self.timing.heartbeat_ttl).await?;
+        if found == Beat::Claimed {
             tracing::warn!("taken for dead by another node; going on under a new name");
             self.own().life = new_life(&self.node_id);
             return Box::pin(self.beat_reborn()).await;
         }
-        self.client.sadd::<(), _, _>(NODES, &*life).await?;
+        self.table.list(&life).await?;
         let was_registered = self.registered.send_replace(true);
-        if known == 0 || !was_registered {
+        if found == Beat::New || !was_registered {
             self.restore(&life).await?;
         }
         Ok(())
     }
 
     /// The first heartbeat of a new life; rows that others announced as gone are announced again.
-    async fn beat_reborn(&self) -> Result<(), Error> {
+    async fn beat_reborn(&self) -> Result<(), Unavailable> {
         self.registered.send_replace(true);
         let life = self.life();
-        let ttl_ms = i64::try_from(self.timing.heartbeat_ttl.as_millis()).unwrap_or(i64::MAX);
-        let keys = vec![alive_key(&life), claimed_key(&life)];
-        BEAT.call::<i64>(&self.client, keys, vec![Value::from(ttl_ms)]).await?;
-        self.client.sadd::<(), _, _>(NODES, &*life).await?;
+        self.table.beat(&life, self.timing.heartbeat_ttl).await?;
+        self.table.list(&life).await?;
         let back = self.restore(&life).await?;
         if !back.is_empty() {
             self.inbound.reinstated(back);
@@ -250,7 +228,7 @@ impl Presence {
     }
 
     /// Writes all of this node's rows; those that did not stand.
-    async fn restore(&self, life: &NodeLife) -> Result<Vec<(UserId, DeviceId, Row)>, Error> {
+    async fn restore(&self, life: &NodeLife) -> Result<Vec<(UserId, DeviceId, Row)>, Unavailable> {
         let rows: Vec<(UserId, DeviceId, Online)> = {
             let own = self.own();
             let rows =
@@ -259,72 +237,47 @@ impl Presence {
         };
         let mut written = Vec::new();
         for chunk in rows.chunks(RESTORE_CHUNK) {
-            let users: Vec<String> = chunk.iter().map(|(user, _, _)| user.to_string()).collect();
-            self.client.sadd::<(), _, _>(users_key(life), users).await?;
-            let placed = chunk
-                .iter()
-                .map(|(user, device, online)| self.place(life, *user, *device, *online, "restore"));
-            for ((user, device, online), placed) in chunk.iter().zip(join_all(placed).await) {
-                match placed? {
-                    Placed::Stands { replaced: None } => written.push((*user, *device, online.on(life))),
-                    Placed::Stands { replaced: Some(row) } if row.connection != online.connection => {
+            let users: Vec<UserId> = chunk.iter().map(|(user, _, _)| *user).collect();
+            self.table.note_users(life, &users).await?;
+            let placed = chunk.iter().map(|(user, device, online)| {
+                let row = online.on(life);
+                self.table.place(Placing { user: *user, device: *device, row, restores: true })
+            });
+            for ((user, device, online), stood) in chunk.iter().zip(join_all(placed).await) {
+                match stood? {
+                    Stood::Placed(None) => written.push((*user, *device, online.on(life))),
+                    Stood::Placed(Some(row)) if row.connection != online.connection => {
                         self.inbound.overtaken(*user, *device, row.connection);
                     }
-                    Placed::Stands { replaced: Some(_) } => {}
-                    Placed::Fenced { .. } => {
+                    Stood::Placed(Some(_)) => {}
+                    Stood::Refused(_) => {
                         self.own().forget(*user, *device, online.connection);
                         self.inbound.overtaken(*user, *device, online.connection);
                     }
                 }
                 // It may have gone while it was being written.
                 if !self.own().holds(*user, *device, online.connection) {
-                    self.remove_row(*user, *device, online.connection).await?;
+                    self.table.remove(*user, *device, online.connection).await?;
                 }
             }
         }
         Ok(written)
     }
 
-    /// `replaced` also names a row of the same connection here; `set` leaves that out.
     async fn place(
         &self,
         life: &NodeLife,
         user: UserId,
         device: DeviceId,
         online: Online,
-        mode: &str,
-    ) -> Result<Placed, Error> {
-        let row = serde_json::to_string(&online.on(life)).expect("a plain struct of strings and numbers");
-        let args: Vec<Value> = vec![
-            device.to_string().into(),
-            row.into(),
-            online.connection.to_string().into(),
-            online.fence.to_string().into(),
-            mode.into(),
-        ];
-        let (stands, other) = PLACE.call::<(i64, String)>(&self.client, vec![rows_key(user)], args).await?;
-        let other = serde_json::from_str::<Row>(&other).ok();
-        Ok(match (stands, other) {
-            (0, Some(by)) => Placed::Fenced { by },
-            (_, Some(row)) if mode.is_empty() && row.connection == online.connection => {
-                Placed::Stands { replaced: None }
+    ) -> Result<Placed, Unavailable> {
+        let placing = Placing { user, device, row: online.on(life), restores: false };
+        Ok(match self.table.place(placing).await? {
+            Stood::Refused(by) => Placed::Fenced { by },
+            Stood::Placed(before) => {
+                Placed::Stands { replaced: before.filter(|row| row.connection != online.connection) }
             }
-            (_, other) => Placed::Stands { replaced: other },
         })
-    }
-
-    async fn remove_row(
-        &self,
-        user: UserId,
-        device: DeviceId,
-        connection: ConnectionId,
-    ) -> Result<bool, Error> {
-        let args: Vec<Value> = vec![device.to_string().into(), connection.to_string().into()];
-        Ok(REMOVE.call::<i64>(&self.client, vec![rows_key(user)], args).await? == 1)
-    }
-
-    async fn note_user(&self, life: &NodeLife, user: UserId) -> Result<(), Error> {
-        self.client.sadd(users_key(life), user.to_string()).await
     }
 
     /// Rows are only written under a life whose death would be noticed.
@@ -366,28 +319,4 @@ impl Own {
 
 fn new_life(node_id: &str) -> NodeLife {
     format!("{node_id}.{}", Uuid::now_v7()).into()
-}
-
-fn read_row(device: &str, row: &str) -> Option<(DeviceId, Row)> {
-    Some((DeviceId::parse(device)?, serde_json::from_str(row).ok()?))
-}
-
-fn rows_key(user: UserId) -> String {
-    format!("tandem:presence:{{{user}}}")
-}
-
-fn alive_key(life: &NodeLife) -> String {
-    format!("tandem:life:{{{life}}}:alive")
-}
-
-fn users_key(life: &NodeLife) -> String {
-    format!("tandem:life:{{{life}}}:users")
-}
-
-fn claimed_key(life: &NodeLife) -> String {
-    format!("tandem:life:{{{life}}}:claimed")
-}
-
-fn claimer_key(life: &NodeLife) -> String {
-    format!("tandem:life:{{{life}}}:claimer")
 }
