@@ -51,8 +51,8 @@ pub trait Recipient: Send + Sync {
     /// [`Recipient::open`] are held back.
     fn push(&self, item: Item);
 
-    /// Sends `restored` first, then what was held back, except changes up to
-    /// `floor`, which the restore holds already.
+    /// Sends `restored` first, then what was held back. Changes up to `floor` are
+    /// in the restore: they are dropped, also when they come later.
     fn open(&self, restored: Frame, floor: Seq);
 
     /// Asks whether somebody is there: false when nothing was heard for
@@ -284,12 +284,14 @@ impl Hub {
     }
 
     /// Opens a joined device: `restored` goes out first and holds everything up
-    /// to `seq`.
-    pub fn restored(&self, user: UserId, connection: ConnectionId, restored: Frame, seq: Seq) {
-        if let Some(room) = self.room(user) {
-            let accepted = room.restored(connection, restored, seq);
-            self.repair_after(room, accepted);
-        }
+    /// to `seq`. False when that is too old by now: read again what it is made of.
+    #[must_use]
+    pub fn restored(&self, user: UserId, connection: ConnectionId, restored: Frame, seq: Seq) -> bool {
+        let Some(room) = self.room(user) else { return true };
+        let accepted = room.restored(connection, restored, seq);
+        let is_fresh = accepted.is_some();
+        self.repair_after(room, accepted.unwrap_or(Accepted::Settled));
+        is_fresh
     }
 
     /// Removes a device. The others hear of it at once if it said goodbye

@@ -61,6 +61,8 @@ struct State {
     members: Vec<Arc<Member>>,
     /// Everything up to here was delivered; unknown until the first restore.
     cursor: Option<Seq>,
+    /// The first restore's seq: what is up to here was not delivered to anybody.
+    began: Seq,
     /// Arrived ahead of their turn.
     waiting: BTreeMap<Seq, Arc<Change>>,
     /// The store has been said to be at least here.
@@ -137,17 +139,21 @@ impl Room {
     }
 
     /// Opens a member whose restore holds everything up to `seq`. The first
-    /// restore of a room tells where its order begins.
-    pub fn restored(&self, connection: ConnectionId, restored: Frame, seq: Seq) -> Accepted {
+    /// restore of a room tells where its order begins; nothing when another one
+    /// was first, and this one was read before and lacks what lies between.
+    pub fn restored(&self, connection: ConnectionId, restored: Frame, seq: Seq) -> Option<Accepted> {
         let mut state = self.lock();
         let member = state.members.iter().find(|member| member.connection == connection).cloned();
-        let Some(member) = member else { return Accepted::Settled };
+        let Some(member) = member else { return Some(Accepted::Settled) };
+        if state.cursor.is_some() && seq < state.began {
+            return None;
+        }
         member.recipient.open(restored, seq);
         if state.cursor.is_none() {
-            state.cursor = Some(seq);
+            (state.cursor, state.began) = (Some(seq), seq);
             state.deliver_waiting();
         }
-        state.hole()
+        Some(state.hole())
     }
 
     /// Removes a connection; false when it was not there any more. Until its

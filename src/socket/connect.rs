@@ -22,6 +22,10 @@ use crate::store::Selection;
 use crate::sync::restore::Restore;
 use crate::wire;
 
+/// Snapshots that a connect reads at most. The second is new enough, unless the
+/// store has gone back to another past, of which the hub is yet to learn.
+const RESTORES_MAX: usize = 3;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Auth<'a> {
@@ -160,7 +164,7 @@ fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<DeviceI
 /// inbox.
 async fn restore(session: &Arc<Session>, who: Who, selection: &Selection) -> Outcome<()> {
     let services = &session.services;
-    let (restore, devices, queued) = tokio::try_join!(
+    let (mut restore, devices, queued) = tokio::try_join!(
         services.sync.restore(who.user, selection),
         services.devices.list(who.user),
         services.mailbox.waiting(who.user, who.device)
@@ -172,10 +176,17 @@ async fn restore(session: &Arc<Session>, who: Who, selection: &Selection) -> Out
     mode.increment(1);
     // The answer to CONNECT comes first; nothing else is on its way yet.
     session.transport.send_or_close(&wire::connected(who.connection));
-    let body = restored_body(&restore, who, &devices, queued);
-    services.hub.restored(who.user, who.connection, wire::event("session-restored", &body), restore.seq);
-    session.open_inbox();
-    Ok(())
+    for _ in 0..RESTORES_MAX {
+        let body = restored_body(&restore, who, &devices, queued);
+        let restored = wire::event("session-restored", &body);
+        if services.hub.restored(who.user, who.connection, restored, restore.seq) {
+            session.open_inbox();
+            return Ok(());
+        }
+        // Another of the user's devices came in at the same time, with a newer snapshot.
+        restore = services.sync.restore(who.user, selection).await?;
+    }
+    Err(Failure::new(Code::StoreBusy, "What the store has is older than what others were told."))
 }
 
 fn restored_body(restore: &Restore, who: Who, devices: &str, queued: u64) -> String {

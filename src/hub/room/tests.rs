@@ -62,7 +62,7 @@ fn join(room: &Room) -> Joiner {
 }
 
 fn restored(room: &Room, joiner: &Joiner, seq: u64) -> Accepted {
-    room.restored(joiner.connection, Frame::new("2[]"), Seq(seq))
+    room.restored(joiner.connection, Frame::new("2[]"), Seq(seq)).expect("not too old")
 }
 
 fn change(room: &Room, seq: u64, device: Option<DeviceId>) -> Arc<Change> {
@@ -81,6 +81,20 @@ fn change(room: &Room, seq: u64, device: Option<DeviceId>) -> Arc<Change> {
 
 fn seqs(joiner: &Joiner) -> Vec<u64> {
     joiner.seen.seqs.lock().unwrap().clone()
+}
+
+#[test]
+fn of_two_restores_at_once_the_older_is_read_again() {
+    let room = Room::new(UserId::fresh());
+    let (phone, laptop) = (join(&room), join(&room));
+    restored(&room, &phone, 5);
+    room.accept(change(&room, 6, None));
+
+    let too_old = room.restored(laptop.connection, Frame::new("2[]"), Seq(4));
+
+    assert_eq!(too_old, None, "nobody would tell the laptop of 5");
+    restored(&room, &laptop, 5);
+    assert_eq!((seqs(&phone), seqs(&laptop)), (vec![6], vec![6]));
 }
 
 #[test]
