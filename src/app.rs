@@ -32,7 +32,7 @@ use crate::devices::DeviceService;
 use crate::drain::Tasks;
 use crate::failure::{Code, Failure};
 use crate::health::Health;
-use crate::hub::{self, Ending, Hub};
+use crate::hub::{self, Hub};
 use crate::mailbox::{self, Mailbox};
 use crate::model::{BootId, Clock, Secret};
 use crate::socket::engine::{PATH, SocketService};
@@ -242,7 +242,7 @@ impl Running {
         self.tasks.begin_draining();
         tokio::time::sleep(self.drain_lag).await;
         self.tasks.refuse_sockets();
-        self.close_sockets().await;
+        self.hub.send_away(self.drain).await;
         self.tasks.close_listeners();
         // Clients that come back elsewhere within their grace were never gone; presence must know
         // until then where they were.
@@ -255,22 +255,6 @@ impl Running {
             tracing::warn!("some tasks did not end in time");
         }
         self.store.close().await;
-    }
-
-    async fn close_sockets(&self) {
-        let everyone = self.hub.everyone();
-        let step = self.drain / u32::try_from(everyone.len().max(1)).unwrap_or(u32::MAX);
-        // Ticks that come late are made up for: the window does not grow with the load.
-        let mut ticks = tokio::time::interval(step.max(Duration::from_micros(1)));
-        for member in everyone {
-            ticks.tick().await;
-            member.recipient.end(Ending::Draining);
-        }
-        ticks.tick().await;
-        // Those who were being connected when the others were counted; who is told twice hears it once.
-        for member in self.hub.everyone() {
-            member.recipient.end(Ending::Draining);
-        }
     }
 }
 

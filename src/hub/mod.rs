@@ -255,6 +255,10 @@ impl Hub {
         };
         if let Some(member) = self.members(user).iter().find(|member| member.connection == connection) {
             self.end_if_kicked(user, member);
+            if self.0.tasks.refuses_sockets() {
+                // It was on its way in when the others were counted to be sent away.
+                member.recipient.end(Ending::Draining);
+            }
         }
         joined
     }
@@ -472,9 +476,24 @@ impl Hub {
         self.room(user).map(|room| room.members()).unwrap_or_default()
     }
 
-    /// Every connected device, for the drain.
-    pub fn everyone(&self) -> Vec<Arc<Member>> {
-        self.0.rooms.iter().flat_map(|room| room.value().members()).collect()
+    /// Ends everybody's connection, spread over `window`, whoever came first first.
+    /// Whoever comes after [`Tasks::refuse_sockets`] is ended by [`Hub::join`].
+    pub async fn send_away(&self, window: Duration) {
+        let everyone = self.everyone();
+        let step = window / u32::try_from(everyone.len().max(1)).unwrap_or(u32::MAX);
+        // Ticks that come late are made up for: the window does not grow with the load.
+        let mut ticks = tokio::time::interval(step.max(Duration::from_micros(1)));
+        for member in everyone {
+            ticks.tick().await;
+            member.recipient.end(Ending::Draining);
+        }
+        ticks.tick().await;
+    }
+
+    fn everyone(&self) -> Vec<Arc<Member>> {
+        let mut everyone: Vec<_> = self.0.rooms.iter().flat_map(|room| room.value().members()).collect();
+        everyone.sort_by_key(|member| member.connection);
+        everyone
     }
 
     /// Waits until nobody is connected and everybody's going is announced. After
