@@ -43,7 +43,17 @@ pub(super) struct Presence {
 struct Own {
     life: NodeLife,
     rows: BTreeMap<UserId, BTreeMap<DeviceId, Online>>,
+    /// Redis may lack some of them.
+    unwritten: bool,
+    /// Others announced them as gone.
+    buried: bool,
     left: bool,
+}
+
+impl Own {
+    fn new(node_id: &str) -> Self {
+        Self { life: new_life(node_id), rows: BTreeMap::new(), unwritten: false, buried: false, left: false }
+    }
 }
 
 impl Presence {
@@ -62,7 +72,7 @@ impl Presence {
             inbound,
             observed,
             timing,
-            own: Mutex::new(Own { life: new_life(node_id), rows: BTreeMap::new(), left: false }),
+            own: Mutex::new(Own::new(node_id)),
             registered: watch::Sender::new(false),
         }
     }
@@ -87,9 +97,9 @@ impl Presence {
             own.rows.entry(user).or_default().insert(device, online);
             own.life.clone()
         };
-        self.reachable()?;
-        self.table.note_users(&life, &[user]).await?;
-        let placed = self.place(&life, user, device, online).await?;
+        // Whatever fails from here on is made up for by the next heartbeat.
+        let written = self.write(&life, user, device, online).await;
+        let placed = written.inspect_err(|_| self.own().unwritten = true)?;
         if let Placed::Fenced { .. } = placed {
             self.own().forget(user, device, online.connection);
         } else if !self.own().holds(user, device, online.connection) {
@@ -173,7 +183,9 @@ impl Presence {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut link = self.link.watch();
         loop {
+            // In this order, so that what follows from what happened is always the same.
             tokio::select! {
+                biased;
                 _ = ticks.tick() => {}
                 // Back from an outage: what changed meanwhile is written at once.
                 _ = link.changed() => {}
@@ -193,36 +205,34 @@ impl Presence {
     }
 
     async fn beat(&self) -> Result<(), Unavailable> {
-        let life = {
+        let mut life = {
             let own = self.own();
             if own.left {
                 return Ok(());
             }
             own.life.clone()
         };
-        let found = self.table.beat(&life, self.timing.heartbeat_ttl).await?;
+        let ttl = self.timing.heartbeat_ttl;
+        let mut found = self.table.beat(&life, ttl).await?;
         if found == Beat::Claimed {
             tracing::warn!("taken for dead by another node; going on under a new name");
-            self.own().life = new_life(&self.node_id);
-            return Box::pin(self.beat_reborn()).await;
+            life = new_life(&self.node_id);
+            {
+                let mut own = self.own();
+                own.life = life.clone();
+                own.buried = true;
+            }
+            found = self.table.beat(&life, ttl).await?;
         }
         self.table.list(&life).await?;
         let was_registered = self.registered.send_replace(true);
-        if found == Beat::New || !was_registered {
-            self.restore(&life).await?;
-        }
-        Ok(())
-    }
-
-    /// The first heartbeat of a new life; rows that others announced as gone are announced again.
-    async fn beat_reborn(&self) -> Result<(), Unavailable> {
-        self.registered.send_replace(true);
-        let life = self.life();
-        self.table.beat(&life, self.timing.heartbeat_ttl).await?;
-        self.table.list(&life).await?;
-        let back = self.restore(&life).await?;
-        if !back.is_empty() {
-            self.inbound.reinstated(back);
+        let is_due = std::mem::take(&mut self.own().unwritten);
+        if is_due || found != Beat::Known || !was_registered {
+            let back = self.restore(&life).await.inspect_err(|_| self.own().unwritten = true)?;
+            // Rows that others announced as gone are announced again.
+            if std::mem::take(&mut self.own().buried) && !back.is_empty() {
+                self.inbound.reinstated(back);
+            }
         }
         Ok(())
     }
@@ -264,13 +274,15 @@ impl Presence {
         Ok(written)
     }
 
-    async fn place(
+    async fn write(
         &self,
         life: &NodeLife,
         user: UserId,
         device: DeviceId,
         online: Online,
     ) -> Result<Placed, Unavailable> {
+        self.reachable()?;
+        self.table.note_users(life, &[user]).await?;
         let placing = Placing { user, device, row: online.on(life), restores: false };
         Ok(match self.table.place(placing).await? {
             Stood::Refused(by) => Placed::Fenced { by },
