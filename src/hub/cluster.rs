@@ -5,7 +5,7 @@
 //! own; one that came without its state, or that may have been missed, is read
 //! from the store. Nothing here waits for Redis on the way of a write.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,11 +33,18 @@ const REMOTE_PROBE_WITHIN: Duration = Duration::from_millis(700);
 /// Departures that are kept for when the others can be told again.
 const UNTOLD_MAX: usize = 16_384;
 
-/// Wait before the rest of them is tried again.
+/// Wait before they are tried again.
 const UNTOLD_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a connect waits for who is online elsewhere.
 const ROSTER_WITHIN: Duration = Duration::from_millis(500);
+
+/// Departures that the others were not told of.
+#[derive(Default)]
+pub struct Untold {
+    departures: Vec<Departure>,
+    is_being_told: bool,
+}
 
 /// A device that has just connected, as the others will hear of it.
 pub struct Arrival {
@@ -237,38 +244,59 @@ impl Hub {
         removed.unwrap_or(true)
     }
 
+    /// Remembers who could not be taken out of presence; a task tries until it is
+    /// done.
     fn untold(&self, left: &Departure) {
-        let mut untold = self.0.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        if untold.len() < UNTOLD_MAX {
-            untold.push(*left);
+        let mut untold = self.lock_untold();
+        if untold.departures.len() < UNTOLD_MAX {
+            untold.departures.push(*left);
         }
+        if !std::mem::replace(&mut untold.is_being_told, true) {
+            let hub = self.clone();
+            self.0.tasks.spawn(async move { hub.tell_departures().await });
+        }
+    }
+
+    fn lock_untold(&self) -> MutexGuard<'_, Untold> {
+        self.0.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the others who went while they could not be told, and takes them out
     /// of presence, where they would stay online for good.
     async fn tell_departures(&self) {
-        while self.0.backplane.is_up() {
-            let untold = std::mem::take(&mut *self.0.untold.lock().unwrap_or_else(PoisonError::into_inner));
-            if untold.is_empty() {
-                return;
-            }
-            for left in untold {
-                match self.0.backplane.presence_remove(left.user, left.device, left.connection).await {
-                    Ok(true) => self.publish_departure(&left),
-                    Ok(false) => {
-                        // Without a row of any connection it is gone too: Redis may have forgotten it.
-                        let roster = self.roster(left.user).await;
-                        if roster.complete && roster.rows.iter().all(|(device, _)| *device != left.device) {
-                            self.publish_departure(&left);
-                        }
-                    }
-                    Err(_) => self.untold(&left),
-                }
-            }
+        loop {
             tokio::select! {
                 () = tokio::time::sleep(UNTOLD_RETRY) => {}
                 () = self.0.tasks.ending() => return,
             }
+            if !self.0.backplane.is_up() {
+                continue;
+            }
+            let departures = {
+                let mut untold = self.lock_untold();
+                untold.is_being_told = !untold.departures.is_empty();
+                std::mem::take(&mut untold.departures)
+            };
+            if departures.is_empty() {
+                return;
+            }
+            for left in departures {
+                self.tell_departure(&left).await;
+            }
+        }
+    }
+
+    async fn tell_departure(&self, left: &Departure) {
+        match self.0.backplane.presence_remove(left.user, left.device, left.connection).await {
+            Ok(true) => self.publish_departure(left),
+            Ok(false) => {
+                // Without a row of any connection it is gone too: Redis may have forgotten it.
+                let roster = self.roster(left.user).await;
+                if roster.complete && roster.rows.iter().all(|(device, _)| *device != left.device) {
+                    self.publish_departure(left);
+                }
+            }
+            Err(_) => self.untold(left),
         }
     }
 
@@ -435,11 +463,7 @@ pub async fn listen(hub: Hub, mut inbound: InboundReceiver) {
             Inbound::Envelope { user, envelope } => hub.take(user, envelope),
             Inbound::Missed(Some(users)) => users.into_iter().for_each(|user| hub.look_into_store(user)),
             Inbound::Missed(None) => hub.look_into_store_for_all(),
-            Inbound::Up => {
-                tracing::info!("the backplane is up");
-                let telling = hub.clone();
-                hub.0.tasks.spawn(async move { telling.tell_departures().await });
-            }
+            Inbound::Up => tracing::info!("the backplane is up"),
             Inbound::Overtaken(connections) => hub.overtaken(connections),
             Inbound::Down => tracing::warn!("the backplane is down; going on from the store"),
             Inbound::Reinstated(rows) => hub.reinstate(rows),

@@ -29,6 +29,7 @@ use crate::telemetry::traces;
 use crate::wire::{self, Frame};
 
 pub use ask::ask_regularly;
+use cluster::Untold;
 pub use cluster::{Arrival, Mail, Outgoing, listen};
 pub use room::Member;
 use room::{Accepted, Presence, Room};
@@ -195,7 +196,7 @@ struct Inner {
     /// Questions to other nodes that wait for their answer.
     pongs: DashMap<Uuid, oneshot::Sender<bool>>,
     /// Devices that went while the other nodes could not be told.
-    untold: Mutex<Vec<Departure>>,
+    untold: Mutex<Untold>,
     /// The node is going: what waits for a grace to pass waits no longer.
     hurry: CancellationToken,
     /// What is heard of device messages.
