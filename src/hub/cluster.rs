@@ -144,7 +144,8 @@ impl Hub {
                 Ok(Placed::Fenced { .. }) => {
                     hub.end_connection(arrival.user, arrival.connection, Ending::Replaced)
                 }
-                Ok(Placed::Stands { replaced: None }) | Err(_) if arrival.still_known => {}
+                Err(_) if arrival.still_known => {}
+                // Known here and without a row: others have been told that it is gone.
                 Ok(Placed::Stands { replaced: None }) | Err(_) => {
                     hub.tell_arrival(&arrival);
                     hub.publish_arrival(&arrival);
