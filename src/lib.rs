@@ -10,6 +10,7 @@
 //! | [`sync`], [`mailbox`], [`devices`], [`auth`], [`hub`] | what happens with what came in |
 //! | [`store`], [`backplane`] | the two seams: durable records, and the other nodes |
 //! | [`merge`], [`model`], [`failure`], [`wire`] | pure: rules, words, errors, encodings |
+//! | `simulation` | tests only: the cluster on virtual time |
 //! | [`net`], [`drain`], [`limits`], [`telemetry`], [`config`] | the process around it |
 
 pub mod app;
@@ -30,6 +31,8 @@ pub mod merge;
 pub mod model;
 pub mod net;
 pub mod records;
+#[cfg(test)]
+mod simulation;
 pub mod socket;
 pub mod store;
 pub mod sync;

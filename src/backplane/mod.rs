@@ -35,6 +35,8 @@ pub use inbound::{Inbound, InboundLimits, InboundReceiver};
 pub use memory::MemoryBus;
 pub use observed::Observed;
 pub use presence::{NODE_LOST, NodeLife, Online, Placed, Roster, Row};
+#[cfg(test)]
+pub use redis::simulated;
 
 use crate::model::{ConnectionId, DeviceId, Epoch, Seq, UserId};
 

@@ -13,7 +13,7 @@ pub mod copy;
 pub mod messages;
 mod postgres;
 pub mod replica;
-mod roster;
+pub(crate) mod roster;
 pub mod seed;
 mod sqlite;
 pub mod writer;

@@ -342,7 +342,7 @@ impl Writer {
         if depth == 1 || depth == company::ENOUGH {
             self.queue.arrived.notify_one();
         }
-        Ok(Submitted { state, answered, deadline: Instant::now() + ANSWER_WITHIN })
+        Ok(Submitted { state, answered, deadline: tokio::time::Instant::now() + ANSWER_WITHIN })
     }
 }
 
@@ -350,7 +350,7 @@ impl Writer {
 pub struct Submitted {
     state: Arc<AtomicU8>,
     answered: oneshot::Receiver<StoreResult<Reply>>,
-    deadline: Instant,
+    deadline: tokio::time::Instant,
 }
 
 impl Submitted {
@@ -360,7 +360,7 @@ impl Submitted {
     /// `Unavailable` when no answer came in time; `unknown` tells whether the
     /// command may have been applied all the same.
     pub async fn answered(self) -> StoreResult<Reply> {
-        match tokio::time::timeout_at(self.deadline.into(), self.answered).await {
+        match tokio::time::timeout_at(self.deadline, self.answered).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(_writer_gone)) => Err(StoreError::Unavailable { unknown: false }),
             Err(_too_late) => {

@@ -18,6 +18,8 @@ mod publisher;
 mod reader;
 mod scripts;
 mod shared;
+#[cfg(test)]
+pub mod simulated;
 mod subscriptions;
 mod topology;
 

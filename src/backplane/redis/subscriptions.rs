@@ -34,7 +34,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(super) struct Subscriptions {
     table: Mutex<Table>,
-    changed: Notify,
+    pub(super) changed: Notify,
     /// Everything is to be sent again although the connections stand (a cluster changed its shape).
     again: Notify,
 }
@@ -67,9 +67,9 @@ enum AtRedis {
 
 /// One round of making Redis agree.
 #[derive(Default)]
-struct Round {
-    subscribe: Vec<UserId>,
-    unsubscribe: Vec<UserId>,
+pub(super) struct Round {
+    pub subscribe: Vec<UserId>,
+    pub unsubscribe: Vec<UserId>,
 }
 
 impl Subscriptions {
@@ -121,7 +121,7 @@ impl Subscriptions {
     }
 
     /// Nothing stands any more. How many are to be subscribed again.
-    fn forget_standing(&self) -> usize {
+    pub(super) fn forget_standing(&self) -> usize {
         let mut table = self.table();
         table.users.retain(|_, entry| entry.wanted);
         table.differing.clear();
@@ -135,7 +135,7 @@ impl Subscriptions {
         table.differing.len()
     }
 
-    fn next_round(&self) -> Option<Round> {
+    pub(super) fn next_round(&self) -> Option<Round> {
         let mut table = self.table();
         let mut round = Round::default();
         while round.subscribe.len() + round.unsubscribe.len() < CHUNK {
@@ -159,7 +159,7 @@ impl Subscriptions {
     }
 
     /// Those of them who may have missed something before.
-    fn confirm(&self, users: &[UserId]) -> Vec<UserId> {
+    pub(super) fn confirm(&self, users: &[UserId]) -> Vec<UserId> {
         let mut table = self.table();
         let mut missed = Vec::new();
         for user in users {
@@ -173,7 +173,7 @@ impl Subscriptions {
         missed
     }
 
-    fn put_back(&self, users: &[UserId]) {
+    pub(super) fn put_back(&self, users: &[UserId]) {
         let mut table = self.table();
         for user in users {
             table.differ(*user);
