@@ -17,6 +17,10 @@ const EVERY: Duration = Duration::from_secs(4);
 /// How often, while it does not: the store is then the only way between nodes.
 const EVERY_WITHOUT_BACKPLANE: Duration = Duration::from_secs(1);
 
+/// How often, until the store has said where things stand: what happens before
+/// that is never heard of. Nobody gets in without the store either.
+const UNTIL_PLACED: Duration = Duration::from_millis(100);
+
 /// Asks until the process ends, for the first time at once: what moved later is
 /// news.
 pub async fn ask_regularly(hub: Hub) {
@@ -56,9 +60,15 @@ pub async fn ask_regularly(hub: Hub) {
             }
             Err(error) => tracing::debug!(%error, "the store did not say what mail there is"),
         }
+        let is_placed = since.0.is_some() && revoked_since.is_some() && mail_since.is_some();
         let alone = hub.is_clustered() && !hub.0.backplane.is_up();
+        let pause = match (is_placed, alone) {
+            (false, _) => UNTIL_PLACED,
+            (true, true) => EVERY_WITHOUT_BACKPLANE,
+            (true, false) => EVERY,
+        };
         tokio::select! {
-            () = tokio::time::sleep(if alone { EVERY_WITHOUT_BACKPLANE } else { EVERY }) => {}
+            () = tokio::time::sleep(pause) => {}
             () = hub.0.tasks.ending() => return,
         }
     }
