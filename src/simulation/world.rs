@@ -213,10 +213,14 @@ impl World {
         by_device
     }
 
-    /// Whether the store has let in another socket of the device since.
+    /// Whether the store has let in another socket of the device since, as far as
+    /// can be told: a node may die on the way to the store, and its word arrive.
     pub fn newer_exists(&self, connection: &Connection) -> bool {
-        let all = self.lock_connections();
-        all.iter().any(|other| other.device == connection.device && other.fence() > connection.fence())
+        let died_on_the_way = |other: &Connection| other.fence().is_none() && other.node.host.is_dead();
+        self.lock_connections().iter().any(|other| {
+            let is_newer = other.fence() > connection.fence() || died_on_the_way(other);
+            other.device == connection.device && is_newer
+        })
     }
 
     fn lock_connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
