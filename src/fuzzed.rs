@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::backplane::envelope::{CHANGE_PAYLOAD_BYTES_MAX, Codec, Kind};
 use crate::config::{Config, Sources, parse_env_file};
 use crate::merge::{self, Change, Current, Limits, OnConflict, Outcome, Write};
-use crate::socket::engine::websocket::frame::{Decoder, Violation};
+use crate::socket::engine::frame::{Decoder, Violation};
 use crate::socket::{fields, packet};
 
 const MESSAGE_BYTES_MAX: usize = 4_096;

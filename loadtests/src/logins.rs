@@ -87,7 +87,7 @@ pub fn execute(args: &Args, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     let places = Places::find(args.tandem.clone(), PathBuf::new(), args.data.clone())?;
     let folder = tempfile::Builder::new().prefix("tandem-load-").tempdir_in(&places.data)?;
     let port = launch::free_port()?;
-    let settings = NodeSettings { port, folder: folder.path(), redis_port: None };
+    let settings = NodeSettings { port, folder: folder.path(), redis_port: None, postgres: None };
     let mut command = places.command(Contender::Tandem, &settings);
     command.env("BCRYPT_COST", args.bcrypt_cost.to_string());
     let mut node = Process::start(command, port, folder.path().join("tandem.log"))?;

@@ -9,7 +9,7 @@
 
 mod polling;
 mod request;
-pub(crate) mod websocket;
+mod websocket;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tower::Service;
 use uuid::Uuid;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::websocket::frame;
 
 use self::polling::{Engine, Flow, Flows, Upgrade};
 use self::request::{

@@ -301,7 +301,7 @@ impl Drop for Flow {
 }
 
 /// A polling session that is becoming a WebSocket.
-pub(crate) struct Upgrade {
+pub(super) struct Upgrade {
     flow: Arc<Flow>,
     engine: Engine,
     services: Arc<Services>,
