@@ -132,6 +132,11 @@ impl Hub {
             let online =
                 Online { connection: arrival.connection, since_ms: arrival.at.0, fence: arrival.fence };
             let placed = hub.0.backplane.presence_set(arrival.user, arrival.device, online).await;
+            if placed.is_ok()
+                && let Some(room) = hub.room(arrival.user)
+            {
+                room.placed(arrival.device, arrival.connection);
+            }
             if matches!(hub.presence(&arrival), Presence::Unknown) {
                 // Gone already: that it came is no news any more. That it went is, to those who knew it from
                 // the connection whose place it took.
@@ -232,12 +237,21 @@ impl Hub {
         self.publish(arrival.user, Kind::Presence(event), Some(arrival.info.json.to_string()));
     }
 
-    /// Takes a device that is gone out of presence; false when it is connected
+    /// Takes a device that is gone out of presence, with its earlier connections
+    /// whose places this one had no time to take; false when it is connected
     /// elsewhere by now and nobody is to hear that it went.
-    pub(super) async fn is_gone_everywhere(&self, left: &Departure) -> bool {
+    pub(super) async fn are_gone_everywhere(&self, left: &Departure, earlier: Vec<ConnectionId>) -> bool {
         if !self.is_clustered() {
             return true;
         }
+        let mut gone = self.is_gone_everywhere(left).await;
+        for connection in earlier {
+            gone |= self.is_gone_everywhere(&Departure { connection, ..*left }).await;
+        }
+        gone
+    }
+
+    async fn is_gone_everywhere(&self, left: &Departure) -> bool {
         let removed = self.0.backplane.presence_remove(left.user, left.device, left.connection).await;
         if removed.is_err() {
             self.untold(left);

@@ -321,7 +321,9 @@ impl Hub {
     }
 
     async fn announce_gone(&self, room: &Arc<Room>, left: &Departure) {
-        if room.is_still_gone(left.device, left.connection) && self.is_gone_everywhere(left).await {
+        if let Some(earlier) = room.is_still_gone(left.device, left.connection)
+            && self.are_gone_everywhere(left, earlier).await
+        {
             let body = wire::device_disconnected_body(left.device, left.gone.as_str(), left.at);
             room.tell_all(&wire::event("device-disconnected", &body), None);
             self.publish_departure(left);

@@ -12,6 +12,9 @@ use crate::wire::{self, Frame};
 /// with the rest.
 const WAITING_MAX: usize = 4_096;
 
+/// Earlier connections that are remembered of a device.
+const SUPERSEDED_MAX: usize = 16;
+
 /// One connected device.
 #[derive(Clone)]
 pub struct Member {
@@ -72,6 +75,9 @@ struct State {
     repairing: bool,
     /// Devices whose going has not been announced yet.
     leaving: HashMap<DeviceId, ConnectionId>,
+    /// Earlier connections of devices, oldest first, whose rows in presence the
+    /// present one has not replaced yet.
+    superseded: HashMap<DeviceId, Vec<ConnectionId>>,
     /// Connections that are being made.
     visits: usize,
     closed: bool,
@@ -102,8 +108,12 @@ impl Room {
             return Some(Err(TooManySockets));
         }
         let older = older.map(|place| state.members.swap_remove(place));
-        let was_leaving = state.leaving.remove(&newcomer.device).is_some();
-        let still_known = was_leaving || older.is_some();
+        let left = state.leaving.remove(&newcomer.device);
+        let before = left.or(older.as_ref().map(|older| older.connection));
+        if let Some(before) = before {
+            state.supersede(newcomer.device, before);
+        }
+        let still_known = before.is_some();
         state.members.push(Arc::new(newcomer));
         drop(state);
         if let Some(older) = older {
@@ -168,15 +178,28 @@ impl Room {
         true
     }
 
-    /// Whether the device has not come back since this connection left; asked
-    /// once, when the going is to be announced.
-    pub fn is_still_gone(&self, device: DeviceId, connection: ConnectionId) -> bool {
+    /// Nothing if the device has come back since this connection left; else its
+    /// earlier connections whose rows may still stand. Asked once, when the going
+    /// is to be announced.
+    pub fn is_still_gone(&self, device: DeviceId, connection: ConnectionId) -> Option<Vec<ConnectionId>> {
         let mut state = self.lock();
-        let gone = state.leaving.get(&device) == Some(&connection);
-        if gone {
-            state.leaving.remove(&device);
+        if state.leaving.get(&device) != Some(&connection) {
+            return None;
         }
-        gone
+        state.leaving.remove(&device);
+        Some(state.superseded.remove(&device).unwrap_or_default())
+    }
+
+    /// A connection's row stands in the place of those before it.
+    pub fn placed(&self, device: DeviceId, connection: ConnectionId) {
+        let mut state = self.lock();
+        if let Some(earlier) = state.superseded.get_mut(&device) {
+            let replaced = earlier.iter().position(|one| *one == connection).unwrap_or(earlier.len());
+            earlier.drain(..replaced);
+            if earlier.is_empty() {
+                state.superseded.remove(&device);
+            }
+        }
     }
 
     /// Closes an empty room for good.
@@ -306,6 +329,15 @@ impl Room {
 }
 
 impl State {
+    fn supersede(&mut self, device: DeviceId, connection: ConnectionId) {
+        let earlier = self.superseded.entry(device).or_default();
+        if earlier.len() >= SUPERSEDED_MAX {
+            // While nothing can be written, it is the oldest whose row stands.
+            earlier.remove(1);
+        }
+        earlier.push(connection);
+    }
+
     fn is_behind(&self) -> bool {
         !self.waiting.is_empty() || self.cursor.is_some_and(|cursor| self.look_to > cursor)
     }

@@ -179,8 +179,22 @@ fn a_device_that_is_back_in_time_was_never_gone() {
     let first = join(&room);
     room.remove(first.connection, first.device);
     join_as(&room, first.device);
-    assert!(!room.is_still_gone(first.device, first.connection));
+    assert_eq!(room.is_still_gone(first.device, first.connection), None);
     assert!(!room.close_if_empty());
+}
+
+#[test]
+fn who_goes_before_its_row_is_written_takes_the_rows_before_along() {
+    let room = Room::new(UserId::fresh());
+    let first = join(&room);
+    let second = join_as(&room, first.device);
+    let third = join_as(&room, first.device);
+    room.placed(second.device, second.connection);
+
+    room.remove(third.connection, third.device);
+
+    let earlier = room.is_still_gone(third.device, third.connection);
+    assert_eq!(earlier, Some(vec![second.connection]));
 }
 
 #[test]
@@ -188,7 +202,7 @@ fn a_closed_room_takes_nobody_in() {
     let room = Room::new(UserId::fresh());
     let phone = join(&room);
     room.remove(phone.connection, phone.device);
-    assert!(room.is_still_gone(phone.device, phone.connection));
+    assert!(room.is_still_gone(phone.device, phone.connection).is_some());
     assert!(room.close_if_empty());
     let member = Member {
         device: phone.device,
