@@ -24,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub async fn everything(world: &Arc<World>) {
     let truth = world.truth();
     for client in &world.clients {
+        if client.has_retired() {
+            continue;
+        }
         if client.connection().is_none() {
             world.fate().violation(format!("{} did not come back", client.name()));
             continue;

@@ -38,6 +38,7 @@ struct State {
     connection: Option<Arc<Connection>>,
     /// Sockets it has made.
     made: u64,
+    has_retired: bool,
     view: View,
 }
 
@@ -65,6 +66,8 @@ enum Act {
     Goodbye,
     /// It goes to another network; the old socket stays open.
     Wander,
+    /// It goes for good, saying goodbye or not.
+    Retire,
     /// Its node died and it does not come back before others are told.
     StayAway,
 }
@@ -86,6 +89,11 @@ impl Client {
     /// Its socket, while it has one that was restored.
     pub fn connection(&self) -> Option<Arc<Connection>> {
         self.state().connection.clone()
+    }
+
+    /// It is not meant to be online any more.
+    pub fn has_retired(&self) -> bool {
+        self.state().has_retired
     }
 
     /// Goes on until the schedule ends.
@@ -110,6 +118,13 @@ impl Client {
                 Some(Act::Goodbye) => {
                     pause = (500, 6_000);
                     connection.closed(Gone::ClientDisconnect);
+                }
+                Some(Act::Retire) => {
+                    self.state().has_retired = true;
+                    if world.fate().chance(self.lane(), 50) {
+                        connection.closed(Gone::ClientDisconnect);
+                    }
+                    return close(&connection);
                 }
                 _ => close(&connection),
             }
@@ -212,6 +227,7 @@ impl Client {
             80..86 => Act::Blip,
             86..90 if node_runs => Act::Goodbye,
             90..95 => Act::Wander,
+            95..96 if node_runs => Act::Retire,
             _ => return None,
         })
     }
@@ -223,6 +239,13 @@ impl Client {
             let state = world.fate().below(self.lane(), 1_000_000).to_string();
             self.state().view.unanswered += 1;
             connection.node.spawn(connection.node.clone().write(connection.clone(), key, state));
+        }
+    }
+
+    /// One more write, where it has a socket.
+    pub fn write_if_online(self: &Arc<Self>, world: &World) {
+        if let Some(connection) = self.connection() {
+            self.write(world, &connection);
         }
     }
 
