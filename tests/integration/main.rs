@@ -19,6 +19,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abandoned;
 mod accounts;
 mod answers;
 mod bad_connects;
