@@ -118,15 +118,28 @@ impl Fields {
         self.0
     }
 
-    /// A whole number from 0 that must be there.
+    /// A whole number from 0 that must be there, also one written as `3.0` (to
+    /// JSON Schema, too, that is an integer).
     ///
     /// # Errors
     /// `invalid_field`.
     pub fn number(&self, name: &str) -> Outcome<u64> {
-        let value = self.0.get(name).and_then(Value::as_u64);
+        let value = self.0.get(name).and_then(whole_number);
         value.ok_or_else(|| Failure::field(name, format!("{name} must be a whole number from 0.")))
     }
 }
+
+fn whole_number(value: &Value) -> Option<u64> {
+    let written_with_a_point = || {
+        let number = value.as_f64()?;
+        let is_exact = number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
+        is_exact.then_some(number as u64)
+    };
+    value.as_u64().or_else(written_with_a_point)
+}
+
+/// Up to here a double is exactly the number that was written.
+const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
 
 impl FromRequest<Services> for Fields {
     type Rejection = Refused;
@@ -203,6 +216,18 @@ async fn read_body(request: Request, bytes_max: usize) -> Outcome<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_point() {
+        let read = |text: &str| whole_number(&serde_json::from_str(text).unwrap());
+        assert_eq!(read("0"), Some(0));
+        assert_eq!(read("18446744073709551615"), Some(u64::MAX));
+        assert_eq!(read("3.0"), Some(3));
+        assert_eq!(read("1e3"), Some(1_000));
+        for none in ["1.5", "-1", "-1.0", "1e300", "18446744073709551616", "\"3\"", "null", "[3]"] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn only_trusted_proxies_say_where_a_request_came_from() {
