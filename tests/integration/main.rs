@@ -67,6 +67,7 @@ mod replica;
 mod retries;
 mod revocation;
 mod secrets;
+mod schema;
 mod sessions;
 mod slow_consumer;
 mod store_faults;
