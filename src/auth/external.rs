@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 use serde_json::{Map, Value};
@@ -40,6 +42,9 @@ const KEYS_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a subject.
 const SUBJECT_BYTES_MAX: usize = 255;
+
+/// What an RSA key has at least (RFC 7518, 3.3); shorter ones have been factored, or soon will be.
+const RSA_BITS_MIN: usize = 2_048;
 
 /// How far an issuer's clock may be ahead of ours, in seconds.
 const SKEW_SECONDS: u64 = 60;
@@ -308,7 +313,22 @@ struct JwkSetText {
 fn key_of(jwk: Jwk) -> Option<Key> {
     let is_for_signing = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
     let algorithms = algorithms_of(&jwk).filter(|_| is_for_signing)?;
+    if let AlgorithmParameters::RSA(key) = &jwk.algorithm {
+        let bits = bits_of(&key.n)?;
+        if bits < RSA_BITS_MIN {
+            let kid = jwk.common.key_id.as_deref().unwrap_or_default();
+            tracing::warn!(kid, bits, "an RSA key of the JWKS is refused: it has less than 2048 bits");
+            return None;
+        }
+    }
     Some(Key { id: jwk.common.key_id.clone(), algorithms, key: DecodingKey::from_jwk(&jwk).ok()? })
+}
+
+/// The length of a number in base64url (RFC 7518, 2), leading zeros left out.
+fn bits_of(number: &str) -> Option<usize> {
+    let bytes = URL_SAFE_NO_PAD.decode(number).ok()?;
+    let significant = bytes.iter().position(|byte| *byte != 0).map_or(&[][..], |first| &bytes[first..]);
+    Some(significant.first().map_or(0, |first| 8 * significant.len() - first.leading_zeros() as usize))
 }
 
 /// Which algorithms a key is good for. What it says of itself may only narrow that.
@@ -330,4 +350,18 @@ fn algorithms_of(jwk: &Jwk) -> Option<&'static [Algorithm]> {
     let Some(said) = jwk.common.key_algorithm else { return Some(able) };
     let said = said.to_string();
     able.iter().position(|algorithm| format!("{algorithm:?}") == said).map(|at| &able[at..=at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_number_leaves_leading_zeros_out() {
+        let bits = |bytes: &[u8]| bits_of(&URL_SAFE_NO_PAD.encode(bytes));
+        assert_eq!(bits(&[0xff; 256]), Some(2_048));
+        assert_eq!(bits(&[&[0], [0x80; 256].as_slice()].concat()), Some(2_048));
+        assert_eq!(bits(&[&[0x7f], [0xff; 255].as_slice()].concat()), Some(2_047));
+        assert_eq!((bits(&[]), bits(&[0, 0]), bits_of("=")), (Some(0), Some(0), None));
+    }
 }

@@ -339,7 +339,13 @@ async fn a_key_file_that_cannot_be_used_is_a_reason_not_to_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("jwks.json");
     let secret = json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}]});
-    for (text, said) in [("", "no JWK Set"), (&secret.to_string(), "no public key")] {
+    let weak = json!({"keys": [{"kty": "RSA", "n": base64url(&[0xc5; 128]), "e": "AQAB", "kid": "weak"}]});
+    let table = [
+        ("", "no JWK Set"),
+        (&secret.to_string(), "no public key"),
+        (&weak.to_string(), "less than 2048 bits"),
+    ];
+    for (text, said) in table {
         std::fs::write(&file, text).unwrap();
         let exit = run_to_exit(&taking(file.to_str().unwrap())).await;
         assert_ne!(exit.code, Some(0));
@@ -348,4 +354,20 @@ async fn a_key_file_that_cannot_be_used_is_a_reason_not_to_start() {
     let without_issuer =
         run_to_exit(&Env::new().set("JWKS", "https://id.example.test/keys").arg("check-config")).await;
     assert!(without_issuer.output.contains("JWT_ISSUER"), "{}", without_issuer.output);
+}
+
+#[tokio::test]
+async fn a_short_rsa_key_is_refused_aloud_and_spoils_no_other() {
+    let signer = Signer::ed25519("ed");
+    let weak = json!({"kty": "RSA", "n": base64url(&[0xc5; 128]), "e": "AQAB", "kid": "short-one"});
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jwks.json");
+    std::fs::write(&file, json!({"keys": [weak, signer.public]}).to_string()).unwrap();
+
+    let node = Node::start(&taking(file.to_str().unwrap())).await;
+
+    let told = |line: &str| line.contains("less than 2048 bits").then(|| line.to_owned());
+    let line = node.log_line(told).await;
+    assert!(line.contains("short-one") && line.contains("1024") && line.contains("WARN"), "{line}");
+    Device::connect(&node, &bearer(signer.sign(&claims("ann")))).await;
 }
