@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::external;
 use super::password::{self, Hasher};
 use super::refresh::{self, RefreshTokens};
 use super::token::{Claims, Tokens};
@@ -64,9 +65,15 @@ impl Operator {
     /// Sets a password and ends all logins.
     ///
     /// # Errors
-    /// `not_found`, `weak_password`, `password_too_long`; the store's failures.
+    /// `not_found`, `weak_password`, `password_too_long`; `invalid_operation` for
+    /// a user of an issuer outside, who must not get a second way in; the store's
+    /// failures.
     pub async fn reset_password(&self, email: &str, password: &str) -> Outcome<()> {
         let account = self.account(email).await?;
+        if account.email == external::address_of(account.user) {
+            let message = "This user comes from an issuer outside and has no password here.";
+            return Err(Failure::new(Code::InvalidOperation, message));
+        }
         password::check_strength(password, &account.email)?;
         let change = ChangePassword {
             user: account.user,

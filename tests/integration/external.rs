@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::operator::done;
+use crate::operator::{done, tandem};
 use crate::support::{Account, Cluster, Device, Env, JWT_SECRET, Node, eventually, run_to_exit, sign_hs256};
 
 const ISSUER: &str = "https://id.example.test/";
@@ -370,4 +370,21 @@ async fn a_short_rsa_key_is_refused_aloud_and_spoils_no_other() {
     let line = node.log_line(told).await;
     assert!(line.contains("short-one") && line.contains("1024") && line.contains("WARN"), "{line}");
     Device::connect(&node, &bearer(signer.sign(&claims("ann")))).await;
+}
+
+#[tokio::test]
+async fn an_operator_gives_no_password_to_a_user_of_an_issuer_outside() {
+    let signer = Signer::ed25519("ed");
+    let keys = Keys::serve(&[&signer]).await;
+    let node = Node::start(&taking(&keys.url)).await;
+    let device = Device::connect(&node, &bearer(signer.sign(&claims("ann")))).await;
+    let list = done(&node, &["user", "list"]).await;
+    let address = list.split('\t').next().unwrap();
+
+    let exit = tandem(&node, &["user", "reset-password", address]).await;
+
+    assert_eq!(exit.code, Some(1), "{}", exit.output);
+    assert!(exit.output.contains("issuer outside"), "{}", exit.output);
+    assert!(!exit.output.contains("password: "), "{}", exit.output);
+    device.update("k", json!("still connected")).await;
 }

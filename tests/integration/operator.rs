@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::{Account, Device, Env, Exit, Node, run_to_exit, within};
 
 /// `tandem ARGS` on the node's database.
-async fn tandem(node: &Node, args: &[&str]) -> Exit {
+pub async fn tandem(node: &Node, args: &[&str]) -> Exit {
     let env = Env::new().set("DATABASE_URL", node.database()).set("JWT_SECRET", crate::support::JWT_SECRET);
     run_to_exit(&args.iter().fold(env, |env, arg| env.arg(arg))).await
 }
