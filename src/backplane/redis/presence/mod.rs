@@ -45,6 +45,8 @@ struct Own {
     rows: BTreeMap<UserId, BTreeMap<DeviceId, Online>>,
     /// Redis may lack some of them.
     unwritten: bool,
+    /// Rows may stand that are not ours any more: a removal failed.
+    unremoved: bool,
     /// Others announced them as gone.
     buried: bool,
     left: bool,
@@ -52,7 +54,14 @@ struct Own {
 
 impl Own {
     fn new(node_id: &str) -> Self {
-        Self { life: new_life(node_id), rows: BTreeMap::new(), unwritten: false, buried: false, left: false }
+        Self {
+            life: new_life(node_id),
+            rows: BTreeMap::new(),
+            unwritten: false,
+            unremoved: false,
+            buried: false,
+            left: false,
+        }
     }
 }
 
@@ -116,11 +125,11 @@ impl Presence {
         connection: ConnectionId,
     ) -> Result<bool, Unavailable> {
         self.own().forget(user, device, connection);
-        self.reachable()?;
-        let removed = self.table.remove(user, device, connection).await?;
+        let removed = self.remove_row(user, device, connection).await;
+        let removed = removed.inspect_err(|_| self.own().unremoved = true)?;
         let (life, last) = {
             let own = self.own();
-            (own.life.clone(), !own.rows.contains_key(&user))
+            (own.life.clone(), !own.rows.contains_key(&user) && !own.unremoved)
         };
         if last {
             self.table.drop_users(&life, &[user]).await?;
@@ -130,6 +139,16 @@ impl Presence {
             }
         }
         Ok(removed)
+    }
+
+    async fn remove_row(
+        &self,
+        user: UserId,
+        device: DeviceId,
+        connection: ConnectionId,
+    ) -> Result<bool, Unavailable> {
+        self.reachable()?;
+        self.table.remove(user, device, connection).await
     }
 
     pub(super) async fn of(&self, user: UserId) -> Roster {
@@ -159,12 +178,13 @@ impl Presence {
         Box::pin(stop.run_until_cancelled(both)).await;
     }
 
-    /// The rows that are left go, and the life ends in good order.
+    /// The rows that are left go, and the life ends in good order. Where one may
+    /// stand all the same, others will find it, as if this node had died.
     pub(super) async fn leave(&self) {
-        let (life, rows) = {
+        let (life, rows, unremoved) = {
             let mut own = self.own();
             own.left = true;
-            (own.life.clone(), std::mem::take(&mut own.rows))
+            (own.life.clone(), std::mem::take(&mut own.rows), own.unremoved)
         };
         self.registered.send_replace(false);
         if self.reachable_link().is_err() {
@@ -174,7 +194,9 @@ impl Presence {
             rows.into_iter().flat_map(|(user, devices)| devices.into_iter().map(move |row| (user, row)));
         let removals =
             rows.map(|(user, (device, online))| self.table.remove(user, device, online.connection));
-        join_all(removals).await;
+        if join_all(removals).await.iter().any(Result::is_err) || unremoved {
+            return;
+        }
         let _ = tokio::join!(self.table.unlist(&life), self.table.forget(&life));
     }
 
