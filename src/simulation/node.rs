@@ -28,6 +28,9 @@ use crate::wire;
 /// Before a lost device is announced, as by default.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// As in the backplane's `Timing`.
+const JOIN_WITHIN: Duration = Duration::from_secs(1);
+
 /// The times of a drain, as in `app`.
 const DRAIN_WINDOW: Duration = Duration::from_secs(2);
 const GRACE_ON_DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -46,6 +49,7 @@ pub struct Node {
     devices: DeviceService,
     writer: Writer,
     tasks: Tasks,
+    is_ready: AtomicBool,
     is_leaving: AtomicBool,
 }
 
@@ -94,13 +98,26 @@ impl Node {
             devices,
             writer,
             tasks,
+            is_ready: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
         }
     }
 
+    /// Waits a moment for Redis, as a starting node does before it serves.
+    pub async fn settle(self: Arc<Self>) {
+        let up = async {
+            while !self.backplane.is_up() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        drop(tokio::time::timeout(JOIN_WITHIN, up).await);
+        self.host.running().await;
+        self.is_ready.store(true, Ordering::Relaxed);
+    }
+
     /// Whether a load balancer would send somebody here.
     pub fn is_open(&self) -> bool {
-        !self.host.is_dead() && !self.is_leaving()
+        self.is_ready.load(Ordering::Relaxed) && !self.host.is_dead() && !self.is_leaving()
     }
 
     /// Whether it drains, or has.

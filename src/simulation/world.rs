@@ -124,15 +124,18 @@ impl World {
 
     fn start_node(&self) {
         let mut nodes = self.lock_nodes();
-        let node = Node::start(nodes.len() as u64, &self.weather, &self.redis, &self.database);
-        nodes.push(Arc::new(node));
+        let number = nodes.len() as u64;
+        let node = Arc::new(Node::start(number, &self.weather, &self.redis, &self.database));
+        node.spawn(node.clone().settle());
+        nodes.push(node);
     }
 
     /// One fault, if the weather knows it.
     fn strike(self: &Arc<Self>) {
         let fate = self.fate();
         let open = self.open_nodes();
-        let node = open[fate.below(FAULTS, open.len() as u64) as usize].clone();
+        let chosen = fate.below(FAULTS, open.len().max(1) as u64) as usize;
+        let Some(node) = open.get(chosen).cloned() else { return };
         let (kinds, name) = (self.weather.kinds, node.host.name.clone());
         match fate.below(FAULTS, 7) {
             0 if kinds.freezes => {
