@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use crate::run::Output;
 use crate::scenario::gather::gather;
 use crate::scenario::open_loop::{Offer, drive};
 use crate::scenario::plan::Placement;
+use crate::scenario::rest;
 use crate::scenario::traffic::Traffic;
 use crate::table;
 use crate::wire::mark::Marks;
@@ -38,6 +39,8 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 const WARMUP: Duration = Duration::from_secs(1);
 const AT_A_TIME: usize = 64;
 const PAYLOAD_BYTES: usize = 100;
+/// Between runs pings are answered so often.
+const AT_REST: Duration = Duration::from_millis(200);
 /// All of them queue for one core of two: the last waits for all that were before it.
 const LOGIN_WITHIN: Duration = Duration::from_secs(120);
 
@@ -68,8 +71,8 @@ pub struct Args {
     /// Cost of the password hashes: as in production.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(4..=15))]
     bcrypt_cost: u32,
-    /// Before each run wait for a quiet machine, at most so many seconds.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=600))]
+    /// Before each run wait for a quiet machine, at most so many seconds; no ping is answered meanwhile.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=15))]
     wait_quiet: u64,
     /// Tandem's binary [default: beside this one, or ../target/release/tandem].
     #[arg(long)]
@@ -112,11 +115,12 @@ pub fn execute(args: &Args, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
         for contender in turns {
             progress.head(format!("round {round} of {}, {contender}", args.rounds));
             quiet::wait(Duration::from_secs(args.wait_quiet), stop, &mut progress);
+            rest(&mut swarm, AT_REST, &mut progress)?;
             let logins =
                 (contender == BESIDE).then(|| Logins::start(&node, &tag, args, Instant::now() + WARMUP));
             let mut sample = relay(args, round, &mut swarm, &watched, &mut progress)?;
             if let Some(logins) = logins {
-                logins.finish(&mut sample, stop)?;
+                logins.finish(&mut sample, &mut swarm, &mut progress)?;
             }
             sample.contender = contender.to_owned();
             result.samples.push(sample);
@@ -182,12 +186,18 @@ impl Logins {
         Self { began: at, threads: threads.collect() }
     }
 
+    fn under_way(&self) -> usize {
+        self.threads.iter().filter(|thread| !thread.is_finished()).count()
+    }
+
     /// Waits until all are answered, so that the next run is not beside them too.
-    fn finish(self, sample: &mut Sample, stop: &AtomicBool) -> anyhow::Result<()> {
-        let under_way = self.threads.iter().filter(|thread| !thread.is_finished()).count();
+    fn finish(self, sample: &mut Sample, swarm: &mut Swarm, progress: &mut Progress) -> anyhow::Result<()> {
+        let under_way = self.under_way();
+        while self.under_way() > 0 {
+            rest(swarm, AT_REST, progress)?;
+        }
         let mut times = Latencies::new();
         for thread in self.threads {
-            ensure!(!stop.load(Ordering::Relaxed), "stopped by a signal");
             times.record(thread.join().map_err(|_| anyhow!("a login panicked"))??);
         }
         sample.set("logins_left", under_way as f64);
