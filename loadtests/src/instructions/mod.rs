@@ -23,7 +23,7 @@ const SHRUNK: f64 = 0.85;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Tandem's binary, built as `cargo build --profile counted --bin tandem` does.
+    /// Tandem's binary, a debug build as the figures that are kept are of.
     #[arg(long)]
     tandem: PathBuf,
     /// The figures that are kept.
