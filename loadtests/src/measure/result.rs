@@ -123,6 +123,22 @@ impl Sample {
         self.distributions.insert(what.to_owned(), latencies.distribution());
     }
 
+    /// What so many events cost, and the cores kept busy; nothing of nodes that are not watched.
+    pub fn set_costs(&mut self, spent: &Spent, events: u64, watched: bool) {
+        self.set_cores(spent);
+        let per_event = |total: f64| total / events.max(1) as f64;
+        if watched {
+            self.set("node_cpu_us_per_event", per_event(spent.nodes.as_secs_f64() * 1e6));
+            self.set("cpu_us_per_event", per_event((spent.nodes + spent.redis).as_secs_f64() * 1e6));
+        }
+        if spent.redis_commands > 0 {
+            self.set("redis_cpu_us_per_event", per_event(spent.redis.as_secs_f64() * 1e6));
+            self.set("redis_in_bytes_per_event", per_event(spent.redis_input_bytes as f64));
+            self.set("redis_out_bytes_per_event", per_event(spent.redis_output_bytes as f64));
+            self.set("redis_commands_per_event", per_event(spent.redis_commands as f64));
+        }
+    }
+
     /// How many cores each part kept busy.
     pub fn set_cores(&mut self, spent: &Spent) {
         let cores = |time: std::time::Duration| time.as_secs_f64() / spent.elapsed.as_secs_f64();

@@ -281,17 +281,6 @@ impl Outcome {
         sample.set_latencies("delivery", &self.delivery);
         sample.set_latencies("ack", &self.ack);
         let Some(spent) = &self.spent else { return };
-        sample.set_cores(spent);
-        let per_event = |total: f64| total / self.measured_events.max(1) as f64;
-        if watched {
-            sample.set("node_cpu_us_per_event", per_event(spent.nodes.as_secs_f64() * 1e6));
-            sample.set("cpu_us_per_event", per_event((spent.nodes + spent.redis).as_secs_f64() * 1e6));
-        }
-        if spent.redis_commands > 0 {
-            sample.set("redis_cpu_us_per_event", per_event(spent.redis.as_secs_f64() * 1e6));
-            sample.set("redis_in_bytes_per_event", per_event(spent.redis_input_bytes as f64));
-            sample.set("redis_out_bytes_per_event", per_event(spent.redis_output_bytes as f64));
-            sample.set("redis_commands_per_event", per_event(spent.redis_commands as f64));
-        }
+        sample.set_costs(spent, self.measured_events, watched);
     }
 }

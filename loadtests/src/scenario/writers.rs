@@ -8,7 +8,7 @@ use anyhow::ensure;
 use crate::client::swarm::{Happening, Swarm, What};
 use crate::measure::latency::Latencies;
 use crate::measure::result::Sample;
-use crate::measure::watch::{Spent, Watched};
+use crate::measure::watch::Watched;
 use crate::progress::Progress;
 
 use super::gather::gather;
@@ -46,16 +46,8 @@ pub fn run(
     sample.set("refused", loops.refused as f64);
     sample.set("acks_lost", loops.waiting.iter().flatten().count() as f64);
     sample.set_latencies("ack", &acks);
-    set_spent(&mut sample, &spent, acks.count(), watched);
+    sample.set_costs(&spent, acks.count(), !watched.nodes.is_empty());
     Ok(sample)
-}
-
-fn set_spent(sample: &mut Sample, spent: &Spent, writes: u64, watched: &Watched) {
-    sample.set_cores(spent);
-    if !watched.nodes.is_empty() {
-        sample
-            .set("cpu_us_per_event", (spent.nodes + spent.redis).as_secs_f64() * 1e6 / writes.max(1) as f64);
-    }
 }
 
 struct Loops {
