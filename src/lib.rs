@@ -38,3 +38,4 @@ pub mod store;
 pub mod sync;
 pub mod telemetry;
 pub mod wire;
+pub mod workers;

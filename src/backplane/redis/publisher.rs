@@ -4,6 +4,7 @@
 //! one system call and an idle one writes at once. A publish is sent once or not at all; one that
 //! waited too long for a connection is dropped, for the store has long told the others.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +14,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fred::prelude::*;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +76,9 @@ pub(super) async fn run(
     observed: Arc<Observed>,
     stop: CancellationToken,
 ) {
-    let mut flying = FuturesUnordered::new();
+    // Redis answers in order, so only the oldest batch is waited for. FuturesUnordered would wake this
+    // task once more for every publish, and another thread of the runtime with it.
+    let mut flying = VecDeque::with_capacity(BATCHES_MAX);
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut last_call = std::pin::pin!(last_call(&stop));
     loop {
@@ -85,17 +86,26 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             () = &mut last_call => return,
-            Some(()) = flying.next(), if !flying.is_empty() => {}
+            () = oldest(&mut flying), if !flying.is_empty() => {
+                flying.pop_front();
+            }
             taken = queue.queue.recv_many(&mut batch, BATCH_MAX), if flying.len() < BATCHES_MAX => {
                 if taken == 0 {
                     return;
                 }
                 wait_connected(&clients.publisher, &stop).await;
                 let replies = send(&clients, &mut batch, &queue.bytes_waiting, &observed).await;
-                flying.push(replies);
+                flying.push_back(Box::pin(replies));
             }
             () = stop.cancelled(), if idle => return,
         }
+    }
+}
+
+/// Ends with the replies of the batch that was sent first.
+async fn oldest<F: Future<Output = ()>>(flying: &mut VecDeque<Pin<Box<F>>>) {
+    if let Some(replies) = flying.front_mut() {
+        replies.await;
     }
 }
 
