@@ -26,7 +26,7 @@ use crate::auth::password::Hasher;
 use crate::auth::refresh::RefreshTokens;
 use crate::auth::token::Tokens;
 use crate::auth::{self, AuthService};
-use crate::backplane::{self, Backplane, Joined, Observed};
+use crate::backplane::{self, Joined, Observed};
 use crate::config::Config;
 use crate::devices::DeviceService;
 use crate::drain::Tasks;
@@ -62,12 +62,6 @@ const PRUNE_REST: u32 = 4;
 /// How often the backplane's counters are copied into the metrics.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// Clients of a stopping node that are not back elsewhere by then are announced as gone.
-const GRACE_ON_DRAIN_MAX: Duration = Duration::from_secs(5);
-
-/// What that announcing may take.
-const ANNOUNCE_WITHIN: Duration = Duration::from_secs(1);
-
 /// What shutting down may take beyond the drain itself.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -81,7 +75,6 @@ pub struct Running {
     pub warnings: Vec<String>,
     hub: Hub,
     store: Arc<dyn Store>,
-    backplane: Arc<dyn Backplane>,
     tasks: Tasks,
     drain: Duration,
     drain_lag: Duration,
@@ -228,7 +221,6 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         warnings,
         hub,
         store,
-        backplane: joined.backplane,
         tasks,
         drain: config.drain,
         drain_lag: config.drain_lag,
@@ -241,15 +233,7 @@ impl Running {
     pub async fn drain(self) {
         self.tasks.begin_draining();
         tokio::time::sleep(self.drain_lag).await;
-        self.tasks.refuse_sockets();
-        self.hub.send_away(self.drain).await;
-        self.tasks.close_listeners();
-        // Clients that come back elsewhere within their grace were never gone; presence must know
-        // until then where they were.
-        if !self.hub.emptied(GRACE_ON_DRAIN_MAX, ANNOUNCE_WITHIN).await {
-            tracing::warn!("not everybody's going was announced");
-        }
-        self.backplane.leave().await;
+        self.hub.farewell(self.drain).await;
         self.tasks.end();
         if tokio::time::timeout(END_WITHIN, self.tasks.ended()).await.is_err() {
             tracing::warn!("some tasks did not end in time");

@@ -7,6 +7,7 @@
 
 mod ask;
 mod cluster;
+mod farewell;
 mod kick;
 mod room;
 
@@ -39,9 +40,6 @@ const HOLE_WAIT: Duration = Duration::from_millis(50);
 
 /// How long a device that seems connected has to answer a ping.
 pub const PROBE_WAIT: Duration = Duration::from_millis(500);
-
-/// How often a leaving node looks whether everybody is gone.
-const EMPTY_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Wait before a catch-up that the store could not answer is tried again.
 const REPAIR_RETRY: Duration = Duration::from_millis(250);
@@ -477,45 +475,6 @@ impl Hub {
     /// The user's connected devices.
     pub fn members(&self, user: UserId) -> Vec<Arc<Member>> {
         self.room(user).map(|room| room.members()).unwrap_or_default()
-    }
-
-    /// Ends everybody's connection, spread over `window`, whoever came first first.
-    /// Whoever comes after [`Tasks::refuse_sockets`] is ended by [`Hub::join`].
-    pub async fn send_away(&self, window: Duration) {
-        let everyone = self.everyone();
-        let step = window / u32::try_from(everyone.len().max(1)).unwrap_or(u32::MAX);
-        // Ticks that come late are made up for: the window does not grow with the load.
-        let mut ticks = tokio::time::interval(step.max(Duration::from_micros(1)));
-        for member in everyone {
-            ticks.tick().await;
-            member.recipient.end(Ending::Draining);
-        }
-        ticks.tick().await;
-    }
-
-    fn everyone(&self) -> Vec<Arc<Member>> {
-        let mut everyone: Vec<_> = self.0.rooms.iter().flat_map(|room| room.value().members()).collect();
-        everyone.sort_by_key(|member| member.connection);
-        everyone
-    }
-
-    /// Waits until nobody is connected and everybody's going is announced. After
-    /// `grace_max` nobody is given more time to come back; false when it still
-    /// was not done `announce_max` later.
-    pub async fn emptied(&self, grace_max: Duration, announce_max: Duration) -> bool {
-        if self.is_clustered() {
-            // Those who come back elsewhere within their grace were never gone.
-            drop(tokio::time::timeout(grace_max, self.all_rooms_closed()).await);
-        }
-        self.0.hurry.cancel();
-        tokio::time::timeout(announce_max, self.all_rooms_closed()).await.is_ok()
-    }
-
-    async fn all_rooms_closed(&self) {
-        let mut looks = tokio::time::interval(EMPTY_LOOK_EVERY);
-        while !self.0.rooms.is_empty() {
-            looks.tick().await;
-        }
     }
 
     fn room(&self, user: UserId) -> Option<Arc<Room>> {

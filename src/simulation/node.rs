@@ -1,5 +1,5 @@
 //! One node: the real hub, writer and device service on a simulated store and Redis, and the way of a
-//! socket through them, as `socket/connect.rs` and `app::Running::drain` go it.
+//! socket through them, as `socket/connect.rs` goes it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -31,10 +31,8 @@ const GRACE: Duration = Duration::from_secs(3);
 /// As in the backplane's `Timing`.
 const JOIN_WITHIN: Duration = Duration::from_secs(1);
 
-/// The times of a drain, as in `app`.
+/// Over which a drain sends its sockets away.
 const DRAIN_WINDOW: Duration = Duration::from_secs(2);
-const GRACE_ON_DRAIN_MAX: Duration = Duration::from_secs(5);
-const ANNOUNCE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Metrics are of no interest here and expensive to make.
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
@@ -244,14 +242,9 @@ impl Node {
         self.is_leaving.store(true, Ordering::Relaxed);
         self.weather.fate.note(self.host.lane, format_args!("{} drains", self.host.name));
         self.tasks.begin_draining();
-        self.tasks.refuse_sockets();
         if self.weather.defect != Defect::NoFarewell {
-            self.hub.send_away(DRAIN_WINDOW).await;
+            self.host.while_running(self.hub.farewell(DRAIN_WINDOW)).await;
         }
-        self.host.running().await;
-        self.hub.emptied(GRACE_ON_DRAIN_MAX, ANNOUNCE_WITHIN).await;
-        self.host.running().await;
-        self.backplane.leave().await;
         self.tasks.end();
         self.weather.fate.note(self.host.lane, format_args!("{} is drained", self.host.name));
         self.host.kill();

@@ -196,6 +196,19 @@ impl Host {
         self.until(|state| state.runs == Runs::Yes).await;
     }
 
+    /// Does `work`, which rests while the machine is frozen.
+    pub async fn while_running<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.running().await;
+            tokio::select! {
+                biased;
+                () = self.until(|state| state.runs != Runs::Yes) => {}
+                done = &mut work => return done,
+            }
+        }
+    }
+
     /// Resolves when the machine is dead.
     pub async fn died(&self) {
         self.until(|state| state.runs == Runs::Dead).await;
