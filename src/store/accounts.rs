@@ -4,7 +4,7 @@
 //! refresh tokens that follow each other. Whatever ends one is noted in the same
 //! transaction as a [`Revocation`], so that every node learns of it.
 
-use crate::model::{ConnectionId, DeviceId, DeviceInfo, JsonText, LoginId, Revoked, Timestamp, UserId};
+use crate::model::{DeviceId, DeviceInfo, LoginId, Revoked, Timestamp, UserId};
 
 /// An account as the store keeps it.
 #[derive(Clone, Debug)]
@@ -157,44 +157,6 @@ pub struct ChangePassword {
     pub end: Which,
     /// When.
     pub at: Timestamp,
-}
-
-/// Changes what is kept of a device.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is what its name says")]
-pub struct UpdateDevice {
-    pub user: UserId,
-    pub device: DeviceId,
-    /// Nothing: stays as it is.
-    pub name: Option<String>,
-    /// A JSON object; nothing: stays as it is.
-    pub metadata: Option<JsonText>,
-}
-
-/// Revokes a device, and the login of its last connection unless another device
-/// is online with it.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is what its name says")]
-pub struct RevokeDevice {
-    pub user: UserId,
-    pub device: DeviceId,
-    /// Devices that are known to be online, on whatever node.
-    pub online: Vec<DeviceId>,
-    /// What a node's rows call connected, is, if the node wrote a beat later
-    /// than this.
-    pub beating_since: Timestamp,
-    pub at: Timestamp,
-}
-
-/// A connection that goes on under another login of the same user.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is what its name says")]
-pub struct MoveDevice {
-    pub user: UserId,
-    pub device: DeviceId,
-    /// Only if the row still names this connection.
-    pub connection: ConnectionId,
-    pub login: Option<LoginId>,
 }
 
 /// Something that was ended, in the order in which nodes learn of it.

@@ -8,35 +8,43 @@
 
 pub mod accounts;
 pub mod batch;
+mod command;
 mod company;
 pub mod copy;
+mod devices;
 pub mod messages;
 mod postgres;
 pub mod replica;
+mod retention;
 pub(crate) mod roster;
 pub mod seed;
+mod session;
 mod sqlite;
 pub mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::failure::{Code, Failure};
 use crate::merge;
-use crate::model::{
-    BootId, Change, ConnectionId, Device, DeviceId, DeviceInfo, Epoch, JsonText, LoginId, MessageId, Revoked,
-    Secret, Seq, SessionKey, Timestamp, UserId, Version,
-};
+use crate::model::{Change, Device, DeviceId, Epoch, MessageId, Secret, Seq, SessionKey, Timestamp, UserId};
 
 pub use accounts::{
-    Account, AdmitUser, Bearer, ChangePassword, EndLogins, ImportAccount, ImportedDevice, MoveDevice,
-    NewAccount, NewLogin, Revocation, RevokeDevice, RotateRefresh, Rotation, UpdateDevice, Which,
+    Account, AdmitUser, Bearer, ChangePassword, EndLogins, ImportAccount, ImportedDevice, NewAccount,
+    NewLogin, Revocation, RotateRefresh, Rotation, Which,
+};
+pub use command::{Command, Reply};
+pub use devices::{
+    ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, UpdateDevice,
 };
 pub use messages::{
     Fate, MailboxDepth, PostMessage, PostRefusal, Posted, TakeMessages, TakenMessage, WaitingMessage,
+};
+pub use retention::{EXTERNAL_TOKEN_LIFE_MAX, Retention};
+pub use session::{
+    CatchUp, Entry, HeadRead, Selection, SessionWrite, Snapshot, WriteChange, WriteRefusal, Written,
 };
 pub use writer::Writer;
 
@@ -128,349 +136,6 @@ impl From<StoreError> for Failure {
 
 /// What most calls return.
 pub type StoreResult<T> = Result<T, StoreError>;
-
-/// One thing to write; a batch of them is one transaction.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// A change of one session key.
-    Write(Arc<SessionWrite>),
-    /// A new account with its first login.
-    CreateAccount(NewAccount),
-    /// An account of the replaced server, with its devices.
-    ImportAccount(ImportAccount),
-    /// A user whose account somebody else keeps; nothing happens when they are
-    /// there, or were removed after their token was made.
-    AdmitUser(AdmitUser),
-    /// A login of an account that exists.
-    OpenLogin(NewLogin),
-    /// A refresh token makes way for its successor.
-    RotateRefresh(RotateRefresh),
-    /// Logins end.
-    EndLogins(EndLogins),
-    /// A password is replaced and logins end.
-    ChangePassword(ChangePassword),
-    /// An account goes, and everything of its user's.
-    RemoveUser {
-        /// Whose.
-        user: UserId,
-        /// When.
-        at: Timestamp,
-    },
-    /// A device that connects: known by id, resumed by its info, or new.
-    ConnectDevice(ConnectDevice),
-    /// A device whose connection ended.
-    LeaveDevice(LeaveDevice),
-    /// A device's connection goes on under another login.
-    MoveDevice(MoveDevice),
-    /// A device gets another name or metadata.
-    UpdateDevice(UpdateDevice),
-    /// A device may not come back.
-    RevokeDevice(RevokeDevice),
-    /// A message waits for a device.
-    PostMessage(Arc<PostMessage>),
-    /// Messages wait no longer.
-    TakeMessages(TakeMessages),
-    /// This run of this node is alive.
-    Beat {
-        /// The run.
-        boot: BootId,
-        /// The node's name.
-        node: String,
-        /// When.
-        at: Timestamp,
-    },
-}
-
-impl Command {
-    /// Whose turn in the queue it takes: users are served in turn.
-    pub fn queue(&self) -> UserId {
-        match self {
-            Command::Write(write) => write.user,
-            Command::CreateAccount(new) => new.account.user,
-            Command::ImportAccount(new) => new.account.user,
-            Command::AdmitUser(admit) => admit.user,
-            Command::OpenLogin(login) => login.user,
-            Command::ConnectDevice(connect) => connect.user,
-            Command::LeaveDevice(leave) => leave.user,
-            // Whose it is, only the store knows; one login's are in order.
-            Command::RotateRefresh(rotate) => UserId(rotate.login.0),
-            Command::EndLogins(end) => end.user,
-            Command::ChangePassword(change) => change.user,
-            Command::RemoveUser { user, .. } => *user,
-            Command::MoveDevice(moved) => moved.user,
-            Command::UpdateDevice(update) => update.user,
-            Command::RevokeDevice(revoke) => revoke.user,
-            Command::PostMessage(post) => post.user,
-            Command::TakeMessages(take) => take.user,
-            Command::Beat { boot, .. } => UserId(boot.0),
-        }
-    }
-
-    /// Whether its ack says that something is durable. The others are of
-    /// connections, which nobody misses after a loss of the machine, and of
-    /// messages that were delivered, which would only come twice.
-    pub fn is_kept(&self) -> bool {
-        !matches!(
-            self,
-            Command::ConnectDevice(_)
-                | Command::LeaveDevice(_)
-                | Command::MoveDevice(_)
-                | Command::TakeMessages(_)
-                | Command::Beat { .. }
-        )
-    }
-
-    /// Bytes it brings along, for the bound on a batch.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Command::Write(write) => write.key.as_str().len() + write.change.text().map_or(0, str::len),
-            Command::ConnectDevice(connect) => connect.info.json.len(),
-            Command::PostMessage(post) => post.json.len(),
-            _ => 0,
-        }
-    }
-}
-
-/// What became of a command, in the same order as the batch.
-#[derive(Clone, Debug)]
-pub enum Reply {
-    /// Of [`Command::Write`].
-    Written(Result<Written, WriteRefusal>),
-    /// Of [`Command::CreateAccount`] and [`Command::ImportAccount`]: false when
-    /// the e-mail is taken.
-    AccountCreated(bool),
-    /// Of [`Command::ConnectDevice`].
-    Connected(Result<Connected, ConnectRefusal>),
-    /// Of [`Command::RotateRefresh`].
-    Rotated(Rotation),
-    /// Of [`Command::UpdateDevice`]: false when there is no such device.
-    Updated(bool),
-    /// Of [`Command::PostMessage`].
-    Posted(Result<Posted, PostRefusal>),
-    /// Of [`Command::TakeMessages`]: those that were there.
-    Taken(Vec<TakenMessage>),
-    /// What ended, of the commands that end something; nothing when there is no
-    /// such user, password or device.
-    Revoked(Option<Vec<Revoked>>),
-    /// Of everything else.
-    Done,
-    /// Not looked at: another node is at work on this user. Of any command; it
-    /// belongs at the front of its lane again, with the others of its user.
-    Held,
-}
-
-/// A change as a device or REST asks for it.
-#[derive(Clone, Debug)]
-pub struct SessionWrite {
-    /// Whose session.
-    pub user: UserId,
-    /// Which device; nothing for REST.
-    pub device: Option<DeviceId>,
-    /// Which key.
-    pub key: SessionKey,
-    /// What to do.
-    pub change: WriteChange,
-    /// The version it was made on.
-    pub base_version: Option<Version>,
-    /// What to do when the key has moved on.
-    pub on_conflict: merge::OnConflict,
-    /// A name under which it is applied once.
-    pub op_id: Option<Arc<str>>,
-    /// When, by this node's clock; for people, not for order.
-    pub at: Timestamp,
-}
-
-/// What a write does; each text is one valid JSON value.
-#[derive(Clone, Debug)]
-pub enum WriteChange {
-    /// Replaces the state.
-    State(JsonText),
-    /// An RFC 7396 merge patch.
-    Patch(JsonText),
-    /// A list of operations on JSON pointers.
-    Ops(JsonText),
-    /// Deletes the key.
-    Delete,
-    /// Brings back the state of a kept version.
-    Restore(Version),
-}
-
-impl WriteChange {
-    /// The text that came with it.
-    pub fn text(&self) -> Option<&str> {
-        match self {
-            WriteChange::State(text) | WriteChange::Patch(text) | WriteChange::Ops(text) => Some(text),
-            WriteChange::Delete | WriteChange::Restore(_) => None,
-        }
-    }
-}
-
-/// A write that was applied, now or, for a duplicate, earlier.
-#[derive(Clone, Debug)]
-pub struct Written {
-    /// The change as committed; nothing for a duplicate.
-    pub change: Option<Arc<Change>>,
-    /// The key's version since then.
-    pub version: Version,
-    /// The change's place in the user's order.
-    pub seq: Seq,
-    /// It was combined with versions its sender had not seen.
-    pub merged: bool,
-    /// The result is not what was sent: tell the sender.
-    pub differs: bool,
-}
-
-/// Why a write was not applied. It took no seq and harmed no neighbour.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WriteRefusal {
-    /// The key has moved on.
-    Conflict {
-        /// Its version now.
-        version: Version,
-        /// Its state now; nothing when it does not exist.
-        state: Option<JsonText>,
-        /// Who made that version.
-        device: Option<DeviceId>,
-    },
-    /// The merge rules refuse it.
-    Refused(merge::Refusal),
-    /// The user has too many keys or bytes; the name of the limit.
-    Quota(&'static str),
-    /// The op id was used for other content.
-    OpIdReused,
-    /// There is no such key to delete, or no such version to bring back.
-    UnknownKey,
-    /// There is no such user any more.
-    UnknownUser,
-}
-
-/// A device that connects.
-#[derive(Clone, Debug)]
-pub struct ConnectDevice {
-    /// Whose.
-    pub user: UserId,
-    /// The login of its token; nothing for tokens of the replaced server.
-    pub login: Option<LoginId>,
-    /// When its token was made.
-    pub issued_at: Timestamp,
-    /// The device it says it is.
-    pub claimed: Option<DeviceId>,
-    /// What it says of itself.
-    pub info: DeviceInfo,
-    /// Devices that are connected somewhere: they are not up for resumption.
-    pub online: Vec<DeviceId>,
-    /// Runs of nodes that are alive: what their rows call connected, is.
-    pub live_boots: Vec<BootId>,
-    /// A row that another run left open belongs to a node that died, if that run
-    /// has said nothing since then.
-    pub dead_before: Timestamp,
-    /// Connections whose rows are open but which proved to be dead. Not devices:
-    /// somebody else may have come back as one of them since it was asked.
-    pub let_go: Vec<ConnectionId>,
-    /// Devices gone before this are not up for resumption either.
-    pub resumable_since: Timestamp,
-    /// The connection that will hold it.
-    pub connection: ConnectionId,
-    /// This run of this node.
-    pub boot: BootId,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// What a connecting device got.
-#[derive(Clone, Debug)]
-pub struct Connected {
-    /// Its identity.
-    pub device: DeviceId,
-    /// Counts the device's connections: of two the higher one stands.
-    pub fence: u64,
-    /// It is new to the store.
-    pub fresh: bool,
-    /// Devices dropped to make room for it.
-    pub dropped: Vec<DeviceId>,
-}
-
-/// Why a device may not connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectRefusal {
-    /// The user or the login is gone.
-    Unauthorized,
-    /// The user revoked this device.
-    DeviceRevoked,
-}
-
-/// A device whose connection ended.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each is what its name says")]
-pub struct LeaveDevice {
-    pub user: UserId,
-    pub device: DeviceId,
-    /// Only if the row still names this connection.
-    pub connection: ConnectionId,
-    pub at: Timestamp,
-}
-
-/// What of a user's session to read.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// Only these keys; all without.
-    pub keys: Option<Vec<SessionKey>>,
-    /// Only what changed after this, if the store can still tell.
-    pub since: Option<(Epoch, Seq)>,
-}
-
-/// One key's current state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The key.
-    pub key: SessionKey,
-    /// Its version.
-    pub version: Version,
-    /// The change that made it so.
-    pub seq: Seq,
-    /// Its state; nothing for a tombstone.
-    pub state: Option<JsonText>,
-    /// Who made it so.
-    pub device: Option<DeviceId>,
-    /// When it was made so.
-    pub updated_at: Timestamp,
-}
-
-/// A user's session at one moment.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// The store's epoch.
-    pub epoch: Epoch,
-    /// The user's last change; everything up to it is in `entries`.
-    pub seq: Seq,
-    /// The entries hold only what changed since the position asked from.
-    pub delta: bool,
-    /// Ordered by seq. Tombstones only in a delta.
-    pub entries: Vec<Entry>,
-}
-
-/// What a hub missed.
-#[derive(Clone, Debug, Default)]
-pub struct CatchUp {
-    /// In seq order, all above the position asked from.
-    pub changes: Vec<Change>,
-    /// Everything up to here is either in `changes` or superseded.
-    pub up_to: Seq,
-    /// There is more above `up_to`.
-    pub more: bool,
-    /// Something was deleted above the position and is forgotten: whoever stands
-    /// there must start anew. Then there are no changes.
-    pub forgotten: bool,
-}
-
-/// How far a user's session is, and how big.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadRead {
-    /// The last change.
-    pub seq: Seq,
-    /// Bytes of live state.
-    pub live_bytes: u64,
-}
 
 /// Where the last ask of what moved ended; the default asks from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -588,56 +253,4 @@ pub trait Store: Send + Sync + 'static {
 
     /// Closes every connection. Nothing is called after it.
     async fn close(&self);
-}
-
-/// What the store keeps, and how long.
-#[derive(Clone, Debug)]
-pub struct Retention {
-    /// Versions of a key.
-    pub versions_per_key: u32,
-    /// Age of a superseded version.
-    pub history: Duration,
-    /// Age under which a version is kept whatever its number.
-    pub spared: Duration,
-    /// Bytes of a user's superseded versions; the oldest go first, whatever their
-    /// age.
-    pub history_bytes_per_user: u64,
-    /// Age of a tombstone.
-    pub tombstones: Duration,
-    /// Tombstones a user.
-    pub tombstones_per_user: u32,
-    /// Age of an op id.
-    pub op_ids: Duration,
-    /// Age of a note that something was ended: longer than any node is away
-    /// from its store without restarting its sockets.
-    pub revocations: Duration,
-    /// Time since a login ended, in which its tokens are still told apart.
-    pub ended_logins: Duration,
-    /// Time since a token from outside was ended, or its user removed: none
-    /// counts for longer.
-    pub ended_tokens: Duration,
-    /// Time since a device was revoked, in which it is told so.
-    pub revoked_devices: Duration,
-}
-
-/// How long after its making a token from outside counts at most, so that the
-/// store need not remember for ever which were ended.
-pub const EXTERNAL_TOKEN_LIFE_MAX: Duration = Duration::from_secs(400 * 86_400);
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            versions_per_key: 20,
-            history: Duration::from_secs(7 * 86_400),
-            spared: Duration::from_secs(600),
-            history_bytes_per_user: 64 << 20,
-            tombstones: Duration::from_secs(7 * 86_400),
-            tombstones_per_user: 1_000,
-            op_ids: Duration::from_secs(86_400),
-            revocations: Duration::from_secs(86_400),
-            ended_logins: Duration::from_secs(7 * 86_400),
-            ended_tokens: EXTERNAL_TOKEN_LIFE_MAX,
-            revoked_devices: Duration::from_secs(90 * 86_400),
-        }
-    }
 }
