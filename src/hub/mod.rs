@@ -9,7 +9,10 @@ mod ask;
 mod cluster;
 mod farewell;
 mod kick;
+mod mail;
+mod presence;
 mod room;
+mod untold;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,10 +33,12 @@ use crate::telemetry::traces;
 use crate::wire::{self, Frame};
 
 pub use ask::ask_regularly;
-use cluster::Untold;
-pub use cluster::{Arrival, Mail, Outgoing, listen};
+pub use cluster::listen;
+pub use mail::{Mail, Outgoing};
+pub use presence::Arrival;
 pub use room::Member;
 use room::{Accepted, Presence, Room};
+use untold::Untold;
 
 /// How long a change may wait for one that precedes it.
 const HOLE_WAIT: Duration = Duration::from_millis(50);

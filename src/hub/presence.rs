@@ -1,0 +1,309 @@
+//! Who comes and goes, as the user's other devices hear it, on this node and on
+//! the others.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Departure, Ending, Gone, Hub, Presence};
+use crate::backplane::{
+    Kick, Kind, NodeLife, Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Roster, Row,
+};
+use crate::model::{Clock, ConnectionId, DeviceId, DeviceInfo, Timestamp, UserId};
+use crate::wire;
+
+/// How long another node has to ping its device for us: its own wait for the
+/// device, and the way there and back.
+const REMOTE_PROBE_WITHIN: Duration = Duration::from_millis(700);
+
+/// How long a connect waits for who is online elsewhere.
+const ROSTER_WITHIN: Duration = Duration::from_millis(500);
+
+/// A device that has just connected, as the others will hear of it.
+pub struct Arrival {
+    /// Whose.
+    pub user: UserId,
+    /// Which.
+    pub device: DeviceId,
+    /// Which connection of it.
+    pub connection: ConnectionId,
+    /// The store's fence of that connection.
+    pub fence: u64,
+    /// What it said of itself.
+    pub info: DeviceInfo,
+    /// When.
+    pub at: Timestamp,
+    /// This node's devices never heard that it was gone.
+    pub still_known: bool,
+}
+
+impl Hub {
+    /// Tells everyone that a device came, unless they never heard it was gone.
+    pub fn arrived(&self, arrival: Arrival) {
+        if !self.is_clustered() {
+            if !arrival.still_known {
+                self.tell_arrival(&arrival);
+            }
+            return;
+        }
+        let hub = self.clone();
+        self.0.tasks.spawn(async move {
+            let online =
+                Online { connection: arrival.connection, since_ms: arrival.at.0, fence: arrival.fence };
+            let placed = hub.0.backplane.presence_set(arrival.user, arrival.device, online).await;
+            if placed.is_ok()
+                && let Some(room) = hub.room(arrival.user)
+            {
+                room.placed(arrival.device, arrival.connection);
+            }
+            if matches!(hub.presence(&arrival), Presence::Unknown) {
+                // Gone already: that it came is no news any more. That it went is, to those who knew it from
+                // the connection whose place it took.
+                // Its goodbye may have come before its row.
+                hub.take_back(&arrival, matches!(placed, Ok(Placed::Stands { replaced: Some(_) }))).await;
+                return;
+            }
+            match placed {
+                Ok(Placed::Stands { replaced: Some(row) }) => hub.replace(&arrival, &row),
+                Ok(Placed::Fenced { .. }) => {
+                    hub.end_connection(arrival.user, arrival.connection, Ending::Replaced)
+                }
+                Err(_) if arrival.still_known => {}
+                // Known here and without a row: others have been told that it is gone.
+                Ok(Placed::Stands { replaced: None }) | Err(_) => {
+                    hub.tell_arrival(&arrival);
+                    hub.publish_arrival(&arrival);
+                }
+            }
+        });
+    }
+
+    async fn take_back(&self, arrival: &Arrival, was_known: bool) {
+        let gone = Gone::ClientDisconnect;
+        let (user, device, connection) = (arrival.user, arrival.device, arrival.connection);
+        let left = Departure { user, device, connection, gone, at: arrival.at };
+        if self.0.backplane.presence_remove(user, device, connection).await.is_err() {
+            self.untold(&left);
+        }
+        if !was_known {
+            return;
+        }
+        let body = wire::device_disconnected_body(device, gone.as_str(), arrival.at);
+        self.tell(user, &wire::event("device-disconnected", &body), Some(device));
+        self.publish_departure(&left);
+    }
+
+    fn presence(&self, arrival: &Arrival) -> Presence {
+        let room = self.room(arrival.user);
+        room.map_or(Presence::Unknown, |room| room.presence(arrival.device, arrival.connection))
+    }
+
+    /// The device was known elsewhere: whatever socket it has there is told.
+    fn replace(&self, arrival: &Arrival, row: &Row) {
+        if row.connection != arrival.connection {
+            let kick = Kick {
+                device: Some(arrival.device),
+                connection: Some(row.connection),
+                revoked: None,
+                reason: "replaced".to_owned(),
+            };
+            self.publish(arrival.user, Kind::Kick(kick), None);
+        }
+    }
+
+    /// Tells a user's other devices that one has another name or metadata.
+    /// `info` is its deviceInfo as JSON.
+    pub fn device_updated(&self, user: UserId, device: DeviceId, info: &str) {
+        self.tell(user, &wire::device_updated(device, info), Some(device));
+        self.publish_presence(user, device, PresenceChange::Updated, Some(info.to_owned()));
+    }
+
+    /// Tells a user's other devices that one is no more.
+    pub fn device_removed(&self, user: UserId, device: DeviceId) {
+        self.tell(user, &wire::device_removed(device), Some(device));
+        self.publish_presence(user, device, PresenceChange::Removed, None);
+    }
+
+    fn publish_presence(&self, user: UserId, device: DeviceId, event: PresenceChange, info: Option<String>) {
+        if self.is_clustered() {
+            let at_ms = Clock::now().0;
+            let event = PresenceEvent { event, device, connection: None, at_ms, reason: None };
+            self.publish(user, Kind::Presence(event), info);
+        }
+    }
+
+    fn tell_arrival(&self, arrival: &Arrival) {
+        let body = wire::device_connected_body(arrival.device, &arrival.info.json, arrival.at);
+        self.tell(arrival.user, &wire::event("device-connected", &body), Some(arrival.device));
+    }
+
+    fn publish_arrival(&self, arrival: &Arrival) {
+        let event = PresenceEvent {
+            event: PresenceChange::Connected,
+            device: arrival.device,
+            connection: Some(arrival.connection),
+            at_ms: arrival.at.0,
+            reason: None,
+        };
+        self.publish(arrival.user, Kind::Presence(event), Some(arrival.info.json.to_string()));
+    }
+
+    /// Takes a device that is gone out of presence, with its earlier connections
+    /// whose places this one had no time to take; false when it is connected
+    /// elsewhere by now and nobody is to hear that it went.
+    pub(super) async fn are_gone_everywhere(&self, left: &Departure, earlier: Vec<ConnectionId>) -> bool {
+        if !self.is_clustered() {
+            return true;
+        }
+        let mut gone = self.is_gone_everywhere(left).await;
+        for connection in earlier {
+            gone |= self.is_gone_everywhere(&Departure { connection, ..*left }).await;
+        }
+        gone
+    }
+
+    async fn is_gone_everywhere(&self, left: &Departure) -> bool {
+        let removed = self.0.backplane.presence_remove(left.user, left.device, left.connection).await;
+        if removed.is_err() {
+            self.untold(left);
+        }
+        removed.unwrap_or(true)
+    }
+
+    pub(super) fn publish_departure(&self, left: &Departure) {
+        if self.is_clustered() {
+            let event = PresenceEvent {
+                event: PresenceChange::Disconnected,
+                device: left.device,
+                connection: Some(left.connection),
+                at_ms: left.at.0,
+                reason: Some(left.gone.as_str().to_owned()),
+            };
+            self.publish(left.user, Kind::Presence(event), None);
+        }
+    }
+
+    /// Who is online on other nodes, as far as can be told in time.
+    pub async fn roster(&self, user: UserId) -> Roster {
+        let nobody = Roster { rows: Vec::new(), complete: false };
+        if !self.is_clustered() || !self.0.backplane.is_up() {
+            return nobody;
+        }
+        tokio::time::timeout(ROSTER_WITHIN, self.0.backplane.presence_of(user)).await.unwrap_or(nobody)
+    }
+
+    /// This life of this node, as rosters name it.
+    pub fn node_life(&self) -> NodeLife {
+        self.0.backplane.node()
+    }
+
+    /// Whether a device on another node still answers: false only if its node
+    /// says so, or is gone itself.
+    pub async fn answers_elsewhere(&self, user: UserId, device: DeviceId, row: &Row) -> bool {
+        if matches!(self.0.backplane.is_alive(&row.node).await, Ok(false)) {
+            return false;
+        }
+        let (answer, answered) = oneshot::channel();
+        let id = Uuid::new_v4();
+        self.0.pongs.insert(id, answer);
+        self.publish(user, Kind::Ping(Ping { id, device, connection: row.connection }), None);
+        let alive = tokio::time::timeout(REMOTE_PROBE_WITHIN, answered).await;
+        self.0.pongs.remove(&id);
+        !matches!(alive, Ok(Ok(false)))
+    }
+
+    /// Whether a device is connected here or, as far as can be told in time, on
+    /// another node.
+    pub async fn may_be_online(&self, user: UserId, device: DeviceId) -> bool {
+        self.members(user).iter().any(|member| member.device == device)
+            || (self.is_clustered() && self.0.backplane.is_up() && self.may_be_elsewhere(user, device).await)
+    }
+
+    pub(super) async fn may_be_elsewhere(&self, user: UserId, device: DeviceId) -> bool {
+        let roster = self.roster(user).await;
+        !roster.complete || roster.rows.iter().any(|(online, _)| *online == device)
+    }
+
+    pub(super) fn take_presence(&self, user: UserId, event: &PresenceEvent, info: Option<String>) {
+        let at = Timestamp(event.at_ms);
+        let frame = match event.event {
+            PresenceChange::Connected => {
+                let body = wire::device_connected_body(event.device, &info.unwrap_or("{}".to_owned()), at);
+                wire::event("device-connected", &body)
+            }
+            PresenceChange::Disconnected => {
+                // It may have come here meanwhile.
+                if self.members(user).iter().any(|member| member.device == event.device) {
+                    return;
+                }
+                let reason = event.reason.as_deref().unwrap_or("transport close");
+                let body = wire::device_disconnected_body(event.device, reason, at);
+                wire::event("device-disconnected", &body)
+            }
+            PresenceChange::Updated => wire::device_updated(event.device, info.as_deref().unwrap_or("{}")),
+            PresenceChange::Removed => wire::device_removed(event.device),
+        };
+        self.tell(user, &frame, Some(event.device));
+    }
+
+    pub(super) fn take_ping(&self, user: UserId, ping: &Ping) {
+        let Some(room) = self.room(user) else { return };
+        let (hub, id) = (self.clone(), ping.id);
+        let member = match room.presence(ping.device, ping.connection) {
+            Presence::Here(member) => member,
+            // Within its grace: nobody was told, and nobody need be if it is back now.
+            Presence::Leaving => return self.publish(user, Kind::Pong(Pong { id, answered: false }), None),
+            Presence::Unknown => return,
+        };
+        self.0.tasks.spawn(async move {
+            let answered = member.recipient.probe().await;
+            if !answered {
+                // Its client is back elsewhere: this end is let go.
+                member.recipient.end(Ending::ComeBack);
+            }
+            hub.publish(user, Kind::Pong(Pong { id, answered }), None);
+        });
+    }
+
+    /// Newer connections of the same devices stand where these stood.
+    pub(super) fn overtaken(&self, connections: Vec<(UserId, DeviceId, ConnectionId)>) {
+        for (user, device, connection) in connections {
+            if self.members(user).iter().any(|member| member.connection == connection) {
+                self.end_connection(user, connection, Ending::Replaced);
+            } else {
+                let (device, connection) = (Some(device), Some(connection));
+                let kick = Kick { device, connection, reason: "replaced".to_owned(), revoked: None };
+                self.publish(user, Kind::Kick(kick), None);
+            }
+        }
+    }
+
+    /// Others thought this node dead and said so; its devices are still here.
+    pub(super) fn reinstate(&self, rows: Vec<(UserId, DeviceId, Row)>) {
+        for (user, device, row) in rows {
+            let members = self.members(user);
+            let Some(member) = members.iter().find(|member| member.connection == row.connection) else {
+                continue;
+            };
+            let arrival = Arrival {
+                user,
+                device,
+                connection: row.connection,
+                fence: row.fence,
+                info: member.info.clone(),
+                at: member.connected_at,
+                still_known: false,
+            };
+            self.tell_arrival(&arrival);
+            self.publish_arrival(&arrival);
+        }
+    }
+
+    fn end_connection(&self, user: UserId, connection: ConnectionId, why: Ending) {
+        let members = self.members(user);
+        if let Some(member) = members.iter().find(|member| member.connection == connection) {
+            member.recipient.end(why);
+        }
+    }
+}
