@@ -2,6 +2,7 @@
 import { type ManagerOptions, type Socket, type SocketOptions, io } from "socket.io-client";
 
 import { Emitter, type Off } from "./emitter.js";
+import { type Change, type Events, Refused, type Status } from "./events.js";
 import { difference } from "./merge.js";
 import { type Kept, Outbox, WAITING_MAX, type Waiting } from "./outbox.js";
 import type {
@@ -22,19 +23,9 @@ import type {
 } from "./protocol.js";
 import { SLOTS_MAX, type Slot, takeSlot, trySlot } from "./slots.js";
 import { type Snapshot, SessionState } from "./state.js";
-import { type Storage, MemoryStorage, defaultStorage } from "./storage.js";
+import { type Storage, MemoryStorage, defaultStorage, storageFailure } from "./storage.js";
 
 export type TandemSocket = Socket<ServerToClientEvents, ClientToServerEvents>;
-
-export type Status =
-  /** On the way in, for the first time or again. */
-  | "connecting"
-  | "online"
-  /** Disconnected on purpose; `connect()` comes back. */
-  | "offline"
-  /** The server refused this device for good; `trouble` says why. */
-  | "refused"
-  | "closed";
 
 /**
  * A token, or where to get one: asked at every connect, and with `expired` when the last one no longer does. One that
@@ -54,43 +45,6 @@ export interface Options {
   /** Passed to socket.io-client, such as `transports: ["websocket"]`. */
   socket?: Partial<ManagerOptions & SocketOptions>;
 }
-
-export interface Change {
-  key: string;
-  /** What to show; undefined: the key is gone. */
-  state: unknown;
-  version: number;
-  /** A write of this device waits for its answer. */
-  pending: boolean;
-  from: "local" | "remote" | "restore" | "answer" | "refusal";
-  deviceId?: string | null;
-}
-
-/** A write that was not applied, after its effect was taken back. Whoever does not wait for it hears `refused`. */
-export class Refused extends Error {
-  readonly code: string;
-
-  constructor(readonly failure: Failure) {
-    super(failure.message);
-    this.name = "Refused";
-    this.code = failure.code;
-  }
-}
-
-type Events = {
-  change: Change;
-  status: Status;
-  devices: readonly Device[];
-  realtime: { type: string; payload: unknown; sourceDeviceId: string };
-  /** Confirmed to the server when a handler got through with it, which may be asynchronous; else it comes again. */
-  message: DeviceMessage;
-  "message-status": { messageId: string; deviceId: string; status: "delivered" | "expired" };
-  restored: { mode: "full" | "delta"; changed: string[] };
-  /** A write was refused; also one of an earlier page, which nobody waits for any more. */
-  refused: { event: Kept["event"]; payload: Record<string, unknown>; error: Failure };
-  draining: { reconnectInMs: number };
-  error: Failure;
-};
 
 /** How long an answer may take before the same write is sent again, under its id. */
 const ANSWER_MS = 10_000;
@@ -832,8 +786,6 @@ export class CrossDeviceSync extends Emitter<Events> {
     work.catch((thrown: unknown) => this.emit("error", storageFailure(thrown)));
   }
 }
-
-const storageFailure = (thrown: unknown): Failure => ({ code: "storage", message: String(thrown), retryable: false });
 
 /** Half a second, and twice as long each time up to 15 s. */
 function backoff(tries: number): number {

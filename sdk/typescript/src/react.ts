@@ -11,7 +11,8 @@ import {
   useSyncExternalStore,
 } from "react";
 
-import type { CrossDeviceSync, Status } from "./client.js";
+import type { CrossDeviceSync } from "./client.js";
+import type { Status } from "./events.js";
 import type { Device, Failure, Op, Written } from "./protocol.js";
 
 const Context = createContext<CrossDeviceSync | null>(null);

@@ -1,5 +1,6 @@
 // Where a client keeps what must outlive a page: its device id, what it last knew, and writes that wait. IndexedDB in
 // browsers, memory elsewhere; anything with the four methods that are not optional will do.
+import type { Failure } from "./protocol.js";
 
 export interface Storage {
   get(key: string): Promise<unknown>;
@@ -112,3 +113,5 @@ export class IndexedDbStorage implements Storage {
 export function defaultStorage(): Storage {
   return typeof indexedDB === "undefined" ? new MemoryStorage() : new IndexedDbStorage();
 }
+
+export const storageFailure = (thrown: unknown): Failure => ({ code: "storage", message: String(thrown), retryable: false });
