@@ -21,9 +21,9 @@ import type {
   WriteOptions,
   Written,
 } from "./protocol.js";
-import { SLOTS_MAX, type Slot, takeSlot, trySlot } from "./slots.js";
-import { type Snapshot, SessionState } from "./state.js";
-import { type Storage, MemoryStorage, defaultStorage, storageFailure } from "./storage.js";
+import { Records } from "./records.js";
+import { SessionState } from "./state.js";
+import { type Storage, defaultStorage, storageFailure } from "./storage.js";
 
 export type TandemSocket = Socket<ServerToClientEvents, ClientToServerEvents>;
 
@@ -53,10 +53,6 @@ const TOKEN_MS = 30_000;
 /** Wait before what the server could not do now is tried again, unless it says how long. */
 const RETRY_MS = 500;
 const RETRY_MS_MAX = 15_000;
-/** How often it is looked for what tabs that are gone left unsent. */
-const ADOPT_MS = 30_000;
-/** How soon what is known is kept after it changed. */
-const KEEP_AFTER_MS = 250;
 /** How often `transact` looks at what another device made of the key meanwhile. */
 const TRANSACT_TRIES = 50;
 /** Operations of one write (docs/PROTOCOL.md). */
@@ -79,11 +75,9 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   readonly #state: SessionState;
   readonly #outbox: Outbox;
-  readonly #storage: Storage;
+  readonly #records: Records;
   readonly #token: TokenSource;
   readonly #url: string;
-  #scope = "";
-  #slot: Slot | undefined;
   /** The last token did no longer; cleared when one lets us in. */
   #expired = false;
   /** Connects and renewals that ask for a token; an older one has nothing to say any more. */
@@ -93,8 +87,6 @@ export class CrossDeviceSync extends Emitter<Events> {
   #retries = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #returning: ReturnType<typeof setTimeout> | undefined;
-  #keeping: ReturnType<typeof setTimeout> | undefined;
-  #adopting: (ReturnType<typeof setInterval> & { unref?(): void }) | undefined;
   /** Ids of messages that were heard. */
   #seen: string[] = [];
   /** Messages that no handler got through with yet, and whether one is at it. */
@@ -114,9 +106,10 @@ export class CrossDeviceSync extends Emitter<Events> {
     super();
     this.#token = token;
     this.#url = options.url ?? (typeof location === "undefined" ? "http://localhost:3001" : location.origin);
-    this.#storage = options.storage ?? defaultStorage();
-    this.#outbox = new Outbox(this.#storage);
+    const storage = options.storage ?? defaultStorage();
+    this.#outbox = new Outbox(storage);
     this.#state = new SessionState(this.#outbox.waiting);
+    this.#records = new Records(storage, this.#state, this.#outbox, (event, body) => this.emit(event, body));
     this.socket = io(this.#url, {
       // Two clients in one page are two devices.
       multiplex: false,
@@ -322,11 +315,10 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.#setStatus("closed");
     this.#end();
     this.socket.disconnect();
-    for (const timer of [this.#timer, this.#returning, this.#keeping, this.#adopting]) clearTimeout(timer);
+    for (const timer of [this.#timer, this.#returning]) clearTimeout(timer);
+    this.#records.stop();
     await this.ready.catch(() => {});
-    await this.#keepSnapshot();
-    await this.#outbox.stored();
-    this.#slot?.release();
+    await this.#records.release();
     for (const resolve of this.#onSettled.splice(0)) resolve();
   }
 
@@ -348,57 +340,27 @@ export class CrossDeviceSync extends Emitter<Events> {
   async #load(scope: string | undefined): Promise<void> {
     // Without a scope the user is who the token names; a token that names nobody has a scope of its own.
     const user = scope ?? userOf(await this.#firstToken()) ?? "nobody";
-    this.#scope = `${new URL(this.#url).host}/${user}/`;
-    const own = await this.#moveIn();
-    const snapshot = (await this.#storage.get(`${own}session`)) as Snapshot | undefined;
-    if (snapshot) this.#state.load(snapshot);
-    await this.#outbox.open(`${own}outbox/`);
-    await this.#adopt();
+    this.#records.scope = `${new URL(this.#url).host}/${user}/`;
+    await this.#moveIn();
+    await this.#records.load();
     this.#isLoaded = true;
     for (const key of this.keys()) this.#changed(key, "restore");
-    if (this.#storage instanceof MemoryStorage || this.status === "closed") return;
-    this.#adopting = setInterval(() => this.#quietly(this.#adopt().then(() => this.#send())), ADOPT_MS);
-    this.#adopting.unref?.(); // It keeps no process of Node's alive.
+    this.#records.startAdopting(() => this.#send());
   }
 
-  /** Takes a slot and the device that goes with it; returns where its records are. */
-  async #moveIn(): Promise<string> {
-    this.#slot = await takeSlot(this.#storage, this.#scope, () => this.#quietly(this.#moveOut()));
-    const own = `${this.#scope}${this.#slot.number}/`;
-    this.deviceId = (await this.#storage.get(`${own}device`)) as string | undefined;
-    this.#seen = ((await this.#storage.get(`${own}seen`)) as string[] | undefined) ?? [];
-    return own;
-  }
-
-  /** False: the slot is lost, and the client on its way to another. A storage that does not say is no reason to move. */
-  async #isHeld(): Promise<boolean> {
-    return (await this.#slot?.isHeld().catch(() => true)) ?? true;
+  /** Takes a slot and the device that goes with it. */
+  async #moveIn(): Promise<void> {
+    await this.#records.takeSlot(() => this.#moveOut());
+    this.deviceId = (await this.#records.get("device")) as string | undefined;
+    this.#seen = ((await this.#records.get("seen")) as string[] | undefined) ?? [];
   }
 
   /** Another tab took this one, which stood still, for gone. What waits here and there has one id, and is applied once. */
   async #moveOut(): Promise<void> {
     this.socket.disconnect();
-    await this.#outbox.move(`${await this.#moveIn()}outbox/`);
+    await this.#moveIn();
+    await this.#records.moveOutbox();
     this.#dial();
-  }
-
-  /** Takes over what tabs that are gone left behind. */
-  async #adopt(): Promise<void> {
-    for (let number = 0; number < SLOTS_MAX && this.status !== "closed"; number += 1) {
-      const prefix = `${this.#scope}${number}/outbox/`;
-      if (number === this.#slot?.number || (await this.#storage.entries(prefix)).length === 0) continue;
-      const slot = await trySlot(this.#storage, this.#scope, number);
-      if (!slot) continue;
-      const other = new Outbox(this.#storage);
-      await other.open(prefix);
-      for (const waiting of [...other.waiting]) {
-        // Kept here before it is removed there: an id that is sent twice is applied once.
-        await this.#outbox.add({ id: waiting.id, event: waiting.event, payload: waiting.payload }, () => {});
-        other.remove(waiting);
-      }
-      await other.stored();
-      slot.release();
-    }
   }
 
   async #firstToken(): Promise<string> {
@@ -417,7 +379,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     let token: string;
     try {
       // A tab that stood still must not take the device back from the one that has it now.
-      if (!(await this.#isHeld())) return;
+      if (!(await this.#records.isHeld())) return;
       token = await this.#fetchToken(this.#expired);
     } catch (thrown) {
       if (asking !== this.#asking || this.status !== "connecting") return;
@@ -494,7 +456,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     socket.on("error", (failure) => {
       this.emit("error", failure);
       if (failure.code === "token_expired" && typeof this.#token === "function") this.#comeAgain();
-      else if (failure.code === "replaced") void this.#isHeld().then((isHeld) => isHeld && this.#refuse(failure));
+      else if (failure.code === "replaced") void this.#records.isHeld().then((isHeld) => isHeld && this.#refuse(failure));
       else if (FINAL.includes(failure.code)) this.#refuse(failure);
     });
     socket.on("connect_error", (error) => this.#connectRefused(error.message));
@@ -513,7 +475,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     }
     const mayRenew = code === "token_expired" || code === "unauthorized";
     if (mayRenew && typeof this.#token === "function" && !this.#expired) return this.#comeAgain();
-    if (code === "device_revoked") this.#quietly(this.#forgetDevice());
+    if (code === "device_revoked") this.#setDeviceId(undefined);
     this.#refuse({ code, message: "The server refused this device.", retryable: false });
   }
 
@@ -546,17 +508,9 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.#setStatus("refused", failure);
   }
 
-  async #forgetDevice(): Promise<void> {
-    this.deviceId = undefined;
-    if (this.#slot) await this.#storage.delete(`${this.#scope}${this.#slot.number}/device`);
-  }
-
   #restored(restored: SessionRestored): void {
     this.#expired = false;
-    if (restored.deviceId !== this.deviceId) {
-      this.deviceId = restored.deviceId;
-      this.#quietly(this.#storage.set(`${this.#scope}${this.#slot?.number}/device`, restored.deviceId));
-    }
+    if (restored.deviceId !== this.deviceId) this.#setDeviceId(restored.deviceId);
     const changed = this.#state.restore(restored, true);
     this.#isRestored = true;
     this.#retryAt = 0;
@@ -564,7 +518,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.#setStatus("online");
     for (const key of changed) this.#changed(key, "restore");
     this.emit("restored", { mode: restored.mode, changed });
-    this.#keepSoon();
+    this.#records.keepSessionSoon();
     this.#send();
   }
 
@@ -574,7 +528,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     const isNews = this.#state.take(sessionKey, { state, version, seq, deviceId, ...(deleted ? { deleted } : {}) });
     this.#state.heard(seq);
     if (isNews) this.#changed(sessionKey, "remote", deviceId);
-    this.#keepSoon();
+    this.#records.keepSessionSoon();
   }
 
   #message(message: DeviceMessage): void {
@@ -611,7 +565,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.socket.emit("device-message-ack", { messageId });
     if (this.#seen.includes(messageId)) return;
     this.#seen = [...this.#seen.slice(1 - SEEN_MAX), messageId];
-    this.#quietly(this.#storage.set(`${this.#scope}${this.#slot?.number}/seen`, this.#seen));
+    this.#records.keep("seen", this.#seen);
   }
 
   // ── The outbox ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -709,7 +663,7 @@ export class CrossDeviceSync extends Emitter<Events> {
       this.emit("refused", { event: waiting.event, payload: waiting.payload, error: ack.error });
     }
     if (key !== undefined) this.#changed(key, ack.ok ? "answer" : "refusal");
-    this.#keepSoon();
+    this.#records.keepSessionSoon();
     for (const resolve of this.#onSettled.splice(0)) resolve();
     this.#send();
   }
@@ -742,7 +696,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     });
   }
 
-  // ── Telling, and keeping ─────────────────────────────────────────────────────────────────────────────────────────
+  // ── Telling ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #changed(key: string, from: Change["from"], deviceId?: string | null): void {
     const { pending, version } = { pending: this.isPending(key), version: this.version(key) };
@@ -757,6 +711,11 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.emit("status", status);
   }
 
+  #setDeviceId(id: string | undefined): void {
+    this.deviceId = id;
+    this.#records.keep("device", id);
+  }
+
   #putDevice(id: string, change: Partial<Device>): void {
     const known = this.devices.find((device) => device.id === id);
     const device: Device = { ...(known ?? { id, name: "", type: "unknown", online: false }), ...change };
@@ -768,22 +727,6 @@ export class CrossDeviceSync extends Emitter<Events> {
   #setDevices(devices: readonly Device[]): void {
     this.devices = devices;
     this.emit("devices", devices);
-  }
-
-  #keepSoon(): void {
-    if (this.#storage instanceof MemoryStorage && !this.#slot) return;
-    this.#keeping ??= setTimeout(() => this.#quietly(this.#keepSnapshot()), KEEP_AFTER_MS);
-  }
-
-  async #keepSnapshot(): Promise<void> {
-    this.#keeping = undefined;
-    const snapshot = this.#state.snapshot();
-    if (snapshot && this.#slot) await this.#storage.set(`${this.#scope}${this.#slot.number}/session`, snapshot);
-  }
-
-  /** Work on the storage that nobody waits for. */
-  #quietly(work: Promise<unknown>): void {
-    work.catch((thrown: unknown) => this.emit("error", storageFailure(thrown)));
   }
 }
 
