@@ -1,20 +1,20 @@
 // One device of a user: its connection, the session that it shows, and its writes until the server has them.
-import { type ManagerOptions, type Socket, type SocketOptions, io } from "socket.io-client";
+import type { ManagerOptions, SocketOptions } from "socket.io-client";
 
+import { backoff } from "./backoff.js";
+import { Connection, type TandemSocket } from "./connection.js";
 import { Emitter, type Off } from "./emitter.js";
-import { type Change, type Events, Refused, type Status } from "./events.js";
+import { type Change, type Emit, type Events, Refused, type Status } from "./events.js";
 import { difference } from "./merge.js";
 import { type Kept, Outbox, WAITING_MAX, type Waiting } from "./outbox.js";
 import type {
   Ack,
-  ClientToServerEvents,
   Device,
   DeviceInfo,
   DeviceMessage,
   Failure,
   MessageSent,
   Op,
-  ServerToClientEvents,
   Session,
   SessionRestored,
   SessionUpdated,
@@ -24,14 +24,7 @@ import type {
 import { Records } from "./records.js";
 import { SessionState } from "./state.js";
 import { type Storage, defaultStorage, storageFailure } from "./storage.js";
-
-export type TandemSocket = Socket<ServerToClientEvents, ClientToServerEvents>;
-
-/**
- * A token, or where to get one: asked at every connect, and with `expired` when the last one no longer does. One that
- * throws is asked again, less and less often; meanwhile `trouble` says so.
- */
-export type TokenSource = string | ((why: { expired: boolean }) => string | Promise<string>);
+import { type TokenSource, userOf } from "./token.js";
 
 export interface Options {
   /** The server; default: where the page came from, else http://localhost:3001. */
@@ -46,22 +39,12 @@ export interface Options {
   socket?: Partial<ManagerOptions & SocketOptions>;
 }
 
-/** How long an answer may take before the same write is sent again, under its id. */
-const ANSWER_MS = 10_000;
-/** How long the token's source may take. */
-const TOKEN_MS = 30_000;
-/** Wait before what the server could not do now is tried again, unless it says how long. */
-const RETRY_MS = 500;
-const RETRY_MS_MAX = 15_000;
 /** How often `transact` looks at what another device made of the key meanwhile. */
 const TRANSACT_TRIES = 50;
 /** Operations of one write (docs/PROTOCOL.md). */
 const OPS_MAX = 1_000;
 /** Message ids that are remembered, so that none is shown twice. */
 const SEEN_MAX = 1_000;
-/** Codes after which a device stays away. */
-const FINAL = ["unauthorized", "token_expired", "device_revoked", "replaced", "invalid_device_info"];
-
 export class CrossDeviceSync extends Emitter<Events> {
   /** The connection itself, for what this class does not do. It exists from the constructor on. */
   readonly socket: TandemSocket;
@@ -76,27 +59,17 @@ export class CrossDeviceSync extends Emitter<Events> {
   readonly #state: SessionState;
   readonly #outbox: Outbox;
   readonly #records: Records;
-  readonly #token: TokenSource;
+  readonly #connection: Connection;
   readonly #url: string;
-  /** The last token did no longer; cleared when one lets us in. */
-  #expired = false;
-  /** Connects and renewals that ask for a token; an older one has nothing to say any more. */
-  #asking = 0;
-  #tokenTries = 0;
   #retryAt = 0;
   #retries = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #returning: ReturnType<typeof setTimeout> | undefined;
   /** Ids of messages that were heard. */
   #seen: string[] = [];
   /** Messages that no handler got through with yet, and whether one is at it. */
   readonly #unheard = new Map<string, { message: DeviceMessage; isTold: boolean }>();
   #isLoaded = false;
   #isRestored = false;
-  #end: () => void = () => {};
-  readonly #ended = new Promise<void>((resolve) => {
-    this.#end = resolve;
-  });
 
   constructor(
     token: TokenSource,
@@ -104,27 +77,27 @@ export class CrossDeviceSync extends Emitter<Events> {
     options: Options = {},
   ) {
     super();
-    this.#token = token;
     this.#url = options.url ?? (typeof location === "undefined" ? "http://localhost:3001" : location.origin);
     const storage = options.storage ?? defaultStorage();
+    const emit: Emit = (event, body) => this.emit(event, body);
     this.#outbox = new Outbox(storage);
     this.#state = new SessionState(this.#outbox.waiting);
-    this.#records = new Records(storage, this.#state, this.#outbox, (event, body) => this.emit(event, body));
-    this.socket = io(this.#url, {
-      // Two clients in one page are two devices.
-      multiplex: false,
-      reconnectionDelay: 250,
-      reconnectionDelayMax: 5_000,
-      ...options.socket,
-      autoConnect: false,
-      auth: (give) => void this.#credentials(give),
+    this.#records = new Records(storage, this.#state, this.#outbox, emit);
+    this.#connection = new Connection(this.#url, options.socket, token, {
+      handshake: () => this.#handshake(),
+      connect: () => this.connect(),
+      isHeld: () => this.#records.isHeld(),
+      forgetDevice: () => this.#setDeviceId(undefined),
+      statusChanged: (status, trouble) => this.#setStatus(status, trouble),
+      emit,
     });
+    this.socket = this.#connection.socket;
     this.#listen();
     this.ready = this.#load(options.scope);
     this.ready.catch(() => {}); // `connect` tells.
     this.setupEventHandlers();
     if (options.autoConnect ?? true) this.connect();
-    else this.status = "offline";
+    else this.status = this.#connection.status = "offline";
   }
 
   /** For subclasses: called once, from the constructor. */
@@ -270,14 +243,14 @@ export class CrossDeviceSync extends Emitter<Events> {
       fetch(new URL(path, this.#url), {
         method,
         headers: {
-          authorization: `Bearer ${await this.#fetchToken(expired)}`,
+          authorization: `Bearer ${await this.#connection.token.fetch(expired)}`,
           ...(body === undefined ? {} : { "content-type": "application/json" }),
           ...headers,
         },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       });
     let answer = await send(false);
-    if (answer.status === 401 && typeof this.#token === "function") answer = await send(true);
+    if (answer.status === 401 && this.#connection.token.isRenewable) answer = await send(true);
     if (answer.status === 204) return undefined;
     const said = (await answer.json()) as { error?: Failure };
     if (!answer.ok) throw new Refused(said.error ?? { code: "internal", message: answer.statusText, retryable: true });
@@ -287,35 +260,19 @@ export class CrossDeviceSync extends Emitter<Events> {
   // ── Connection ───────────────────────────────────────────────────────────────────────────────────────────────────
 
   connect(): void {
-    if (this.status === "closed") return;
-    this.#setStatus("connecting", this.status === "connecting" ? this.trouble : undefined);
-    this.ready.then(
-      () => this.#dial(),
-      (thrown: unknown) => this.#refuse(storageFailure(thrown)),
-    );
-  }
-
-  #dial(): void {
-    clearTimeout(this.#returning);
-    // `active`: it is on its way, or comes back by itself.
-    if (this.status === "connecting" && !this.socket.active) this.socket.connect();
+    this.#connection.connect(this.ready);
   }
 
   /** Goes offline on purpose. What is known stays readable, and writes wait. */
   disconnect(): void {
-    if (this.status === "closed") return;
-    this.#setStatus("offline");
-    clearTimeout(this.#returning);
-    this.socket.disconnect();
+    this.#connection.disconnect();
   }
 
   /** Ends the client; what waits stays in the storage for the next one. */
   async close(): Promise<void> {
     if (this.status === "closed") return;
-    this.#setStatus("closed");
-    this.#end();
-    this.socket.disconnect();
-    for (const timer of [this.#timer, this.#returning]) clearTimeout(timer);
+    this.#connection.close();
+    clearTimeout(this.#timer);
     this.#records.stop();
     await this.ready.catch(() => {});
     await this.#records.release();
@@ -339,7 +296,7 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   async #load(scope: string | undefined): Promise<void> {
     // Without a scope the user is who the token names; a token that names nobody has a scope of its own.
-    const user = scope ?? userOf(await this.#firstToken()) ?? "nobody";
+    const user = scope ?? userOf(await this.#connection.firstToken()) ?? "nobody";
     this.#records.scope = `${new URL(this.#url).host}/${user}/`;
     await this.#moveIn();
     await this.#records.load();
@@ -360,78 +317,16 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.socket.disconnect();
     await this.#moveIn();
     await this.#records.moveOutbox();
-    this.#dial();
+    this.#connection.dial();
   }
 
-  async #firstToken(): Promise<string> {
-    for (;;) {
-      try {
-        return await this.#fetchToken(false);
-      } catch (thrown) {
-        if (this.status === "closed") throw thrown;
-        await this.#pause(this.#tokenFailed(thrown));
-      }
-    }
-  }
-
-  async #credentials(give: (auth: Record<string, unknown>) => void): Promise<void> {
-    const asking = (this.#asking += 1);
-    let token: string;
-    try {
-      // A tab that stood still must not take the device back from the one that has it now.
-      if (!(await this.#records.isHeld())) return;
-      token = await this.#fetchToken(this.#expired);
-    } catch (thrown) {
-      if (asking !== this.#asking || this.status !== "connecting") return;
-      // A connection that says nothing would be closed; it is made again with the next try.
-      this.socket.disconnect();
-      this.#returning = setTimeout(() => this.#dial(), this.#tokenFailed(thrown));
-      return;
-    }
-    if (asking !== this.#asking) return;
-    give({
-      token,
+  #handshake(): Record<string, unknown> {
+    return {
       deviceInfo: this.deviceInfo,
       messageAcks: true,
       ...(this.deviceId ? { deviceId: this.deviceId } : {}),
       ...(this.#state.position ? { since: this.#state.position } : {}),
-    });
-  }
-
-  /** Throws when its source does, and when the client is closed meanwhile. */
-  async #fetchToken(expired: boolean): Promise<string> {
-    const source = this.#token;
-    if (typeof source === "string") return source;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      const fail = () => reject(new Error("no token came"));
-      timer = setTimeout(fail, TOKEN_MS);
-      void this.#ended.then(fail);
-    });
-    const token = await Promise.race([Promise.resolve().then(() => source({ expired })), late]).finally(() =>
-      clearTimeout(timer),
-    );
-    if (typeof token !== "string") throw new TypeError("what came is no token");
-    this.#tokenTries = 0;
-    return token;
-  }
-
-  /** Tells it, and says how long to wait before the next try. */
-  #tokenFailed(thrown: unknown): number {
-    this.#tokenTries += 1;
-    const retryAfterMs = backoff(this.#tokenTries);
-    const message = thrown instanceof Error ? thrown.message : String(thrown);
-    const failure = { code: "token_source", message, retryable: true, retryAfterMs };
-    this.#setStatus(this.status, failure);
-    this.emit("error", failure);
-    return retryAfterMs;
-  }
-
-  /** Until then, or until the client is closed. */
-  async #pause(ms: number): Promise<void> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    await Promise.race([this.#ended, new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)))]);
-    clearTimeout(timer);
+    };
   }
 
   #listen(): void {
@@ -451,71 +346,20 @@ export class CrossDeviceSync extends Emitter<Events> {
     socket.on("realtime-event", (event) => this.emit("realtime", event));
     socket.on("device-message", (message) => this.#message(message));
     socket.on("device-message-status", (status) => this.emit("message-status", status));
-    socket.on("auth-expiring", () => void this.#renew());
     socket.on("server-draining", (body) => this.emit("draining", body));
-    socket.on("error", (failure) => {
-      this.emit("error", failure);
-      if (failure.code === "token_expired" && typeof this.#token === "function") this.#comeAgain();
-      else if (failure.code === "replaced") void this.#records.isHeld().then((isHeld) => isHeld && this.#refuse(failure));
-      else if (FINAL.includes(failure.code)) this.#refuse(failure);
-    });
-    socket.on("connect_error", (error) => this.#connectRefused(error.message));
     socket.on("disconnect", () => {
       this.#isRestored = false;
       for (const waiting of this.#outbox.waiting) waiting.inFlight = false;
-      if (this.status === "online") this.#setStatus("connecting");
     });
   }
 
-  #connectRefused(code: string): void {
-    if (!FINAL.includes(code)) {
-      // It passes; socket.io-client tries again by itself.
-      if (this.status !== "connecting") return;
-      return this.#setStatus("connecting", { code: "unreachable", message: code, retryable: true });
-    }
-    const mayRenew = code === "token_expired" || code === "unauthorized";
-    if (mayRenew && typeof this.#token === "function" && !this.#expired) return this.#comeAgain();
-    if (code === "device_revoked") this.#setDeviceId(undefined);
-    this.#refuse({ code, message: "The server refused this device.", retryable: false });
-  }
-
-  /** Connects anew with another token. */
-  #comeAgain(): void {
-    this.#expired = true;
-    this.socket.disconnect();
-    if (this.status !== "closed" && this.status !== "offline") this.connect();
-  }
-
-  /** Gives the connection a token that lives on; a newer warning takes over. */
-  async #renew(): Promise<void> {
-    if (typeof this.#token !== "function") return;
-    const asking = (this.#asking += 1);
-    for (let tries = 1; asking === this.#asking && this.socket.connected; tries += 1) {
-      try {
-        const ack = await this.#ask("auth-refresh", { token: await this.#fetchToken(true) });
-        if (!ack.ok) this.emit("error", ack.error);
-        if (ack.ok || !ack.error.retryable) return this.#setStatus(this.status);
-        await this.#pause(ack.error.retryAfterMs ?? backoff(tries));
-      } catch (thrown) {
-        if (this.status !== "closed") await this.#pause(this.#tokenFailed(thrown));
-      }
-    }
-  }
-
-  #refuse(failure: Failure): void {
-    if (this.status === "closed" || this.status === "refused") return;
-    this.socket.disconnect();
-    this.#setStatus("refused", failure);
-  }
-
   #restored(restored: SessionRestored): void {
-    this.#expired = false;
     if (restored.deviceId !== this.deviceId) this.#setDeviceId(restored.deviceId);
     const changed = this.#state.restore(restored, true);
     this.#isRestored = true;
     this.#retryAt = 0;
     this.#setDevices(restored.devices ?? []);
-    this.#setStatus("online");
+    this.#connection.opened();
     for (const key of changed) this.#changed(key, "restore");
     this.emit("restored", { mode: restored.mode, changed });
     this.#records.keepSessionSoon();
@@ -622,9 +466,9 @@ export class CrossDeviceSync extends Emitter<Events> {
     for (const waiting of this.#outbox.next()) {
       waiting.inFlight = true;
       const name = waiting.event === "device-message" ? "messageId" : "opId";
-      void this.#ask(waiting.event, { ...waiting.payload, [name]: waiting.id }).then((ack) =>
-        this.#answered(waiting, ack),
-      );
+      void this.#connection
+        .ask(waiting.event, { ...waiting.payload, [name]: waiting.id })
+        .then((ack) => this.#answered(waiting, ack));
     }
   }
 
@@ -680,20 +524,10 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 
   async #reload(key: string): Promise<void> {
-    const ack = await this.#ask("session-get", { keys: [key] });
+    const ack = await this.#connection.ask("session-get", { keys: [key] });
     if (!ack.ok) return;
     this.#state.restore(ack as unknown as Session, false);
     this.#changed(key, "answer");
-  }
-
-  /** No answer in time, and no connection, are answers too: it may be tried again. */
-  #ask(event: keyof ClientToServerEvents, payload: unknown): Promise<Ack<Record<string, unknown>>> {
-    return new Promise((resolve) => {
-      const emit = this.socket.timeout(ANSWER_MS).emit as (...args: unknown[]) => void;
-      emit.call(this.socket.timeout(ANSWER_MS), event, payload, (late: Error | null, ack: Ack<Record<string, unknown>>) =>
-        resolve(late ? { ok: false, error: { code: "timeout", message: "No answer came.", retryable: true } } : ack),
-      );
-    });
   }
 
   // ── Telling ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -704,8 +538,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.emit("change", { key, state, version, pending, from, ...(deviceId === undefined ? {} : { deviceId }) });
   }
 
-  #setStatus(status: Status, trouble?: Failure): void {
-    if (this.status === "closed" || (this.status === status && this.trouble === trouble)) return;
+  #setStatus(status: Status, trouble: Failure | undefined): void {
     this.status = status;
     this.trouble = trouble;
     this.emit("status", status);
@@ -730,26 +563,9 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 }
 
-/** Half a second, and twice as long each time up to 15 s. */
-function backoff(tries: number): number {
-  return Math.min(RETRY_MS_MAX, RETRY_MS * 2 ** Math.min(tries - 1, 6));
-}
-
 function described(info: DeviceInfo): Partial<Device> {
   const { name, type, ...metadata } = info;
   return { ...(name === undefined ? {} : { name }), ...(type ? { type } : {}), metadata };
-}
-
-/** The user that a token names; its signature is the server's business. */
-function userOf(token: string): string | undefined {
-  try {
-    const text = atob((token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/"));
-    const claims = JSON.parse(text) as { userId?: unknown; sub?: unknown };
-    const user = claims.userId ?? claims.sub;
-    return typeof user === "string" ? user : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 function randomId(): string {
