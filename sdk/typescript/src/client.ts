@@ -5,13 +5,13 @@ import { backoff } from "./backoff.js";
 import { Connection, type TandemSocket } from "./connection.js";
 import { Emitter, type Off } from "./emitter.js";
 import { type Change, type Emit, type Events, Refused, type Status } from "./events.js";
+import { Inbox } from "./inbox.js";
 import { difference } from "./merge.js";
 import { type Kept, Outbox, WAITING_MAX, type Waiting } from "./outbox.js";
 import type {
   Ack,
   Device,
   DeviceInfo,
-  DeviceMessage,
   Failure,
   MessageSent,
   Op,
@@ -43,8 +43,6 @@ export interface Options {
 const TRANSACT_TRIES = 50;
 /** Operations of one write (docs/PROTOCOL.md). */
 const OPS_MAX = 1_000;
-/** Message ids that are remembered, so that none is shown twice. */
-const SEEN_MAX = 1_000;
 export class CrossDeviceSync extends Emitter<Events> {
   /** The connection itself, for what this class does not do. It exists from the constructor on. */
   readonly socket: TandemSocket;
@@ -61,13 +59,10 @@ export class CrossDeviceSync extends Emitter<Events> {
   readonly #records: Records;
   readonly #connection: Connection;
   readonly #url: string;
+  readonly #inbox: Inbox;
   #retryAt = 0;
   #retries = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Ids of messages that were heard. */
-  #seen: string[] = [];
-  /** Messages that no handler got through with yet, and whether one is at it. */
-  readonly #unheard = new Map<string, { message: DeviceMessage; isTold: boolean }>();
   #isLoaded = false;
   #isRestored = false;
 
@@ -92,6 +87,7 @@ export class CrossDeviceSync extends Emitter<Events> {
       emit,
     });
     this.socket = this.#connection.socket;
+    this.#inbox = new Inbox(this.socket, this.#records, (message) => this.outcomes("message", message), emit);
     this.#listen();
     this.ready = this.#load(options.scope);
     this.ready.catch(() => {}); // `connect` tells.
@@ -105,7 +101,7 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   override on<Name extends keyof Events>(event: Name, handler: (body: Events[Name]) => unknown): Off {
     const off = super.on(event, handler);
-    if (event === "message") for (const id of this.#unheard.keys()) queueMicrotask(() => void this.#tell(id));
+    if (event === "message") this.#inbox.tellHeld();
     return off;
   }
 
@@ -309,7 +305,7 @@ export class CrossDeviceSync extends Emitter<Events> {
   async #moveIn(): Promise<void> {
     await this.#records.takeSlot(() => this.#moveOut());
     this.deviceId = (await this.#records.get("device")) as string | undefined;
-    this.#seen = ((await this.#records.get("seen")) as string[] | undefined) ?? [];
+    await this.#inbox.load();
   }
 
   /** Another tab took this one, which stood still, for gone. What waits here and there has one id, and is applied once. */
@@ -344,7 +340,6 @@ export class CrossDeviceSync extends Emitter<Events> {
       this.#setDevices(this.devices.filter((device) => device.id !== deviceId)),
     );
     socket.on("realtime-event", (event) => this.emit("realtime", event));
-    socket.on("device-message", (message) => this.#message(message));
     socket.on("device-message-status", (status) => this.emit("message-status", status));
     socket.on("server-draining", (body) => this.emit("draining", body));
     socket.on("disconnect", () => {
@@ -373,43 +368,6 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.#state.heard(seq);
     if (isNews) this.#changed(sessionKey, "remote", deviceId);
     this.#records.keepSessionSoon();
-  }
-
-  #message(message: DeviceMessage): void {
-    const id = message.messageId;
-    // One that was not confirmed comes again, also when its confirmation was lost.
-    if (this.#seen.includes(id)) return this.#confirm(id);
-    if (this.#unheard.has(id)) return;
-    this.#unheard.set(id, { message, isTold: false });
-    // Handlers of `socket` come behind this one.
-    queueMicrotask(() => void this.#tell(id));
-  }
-
-  /** Lets a message be heard. While nobody listens it is held; one that no handler got through with comes again. */
-  async #tell(id: string): Promise<void> {
-    const unheard = this.#unheard.get(id);
-    if (!unheard || unheard.isTold) return;
-    unheard.isTold = true;
-    const outcomes = await this.outcomes("message", unheard.message);
-    const isHeard =
-      outcomes.some(({ status }) => status === "fulfilled") || this.socket.listeners("device-message").length > 1;
-    for (const outcome of outcomes) {
-      if (outcome.status === "fulfilled") continue;
-      this.emit("error", { code: "handler", message: String(outcome.reason), retryable: true });
-    }
-    if (!isHeard && outcomes.length === 0) {
-      unheard.isTold = false;
-      return;
-    }
-    this.#unheard.delete(id);
-    if (isHeard) this.#confirm(id);
-  }
-
-  #confirm(messageId: string): void {
-    this.socket.emit("device-message-ack", { messageId });
-    if (this.#seen.includes(messageId)) return;
-    this.#seen = [...this.#seen.slice(1 - SEEN_MAX), messageId];
-    this.#records.keep("seen", this.#seen);
   }
 
   // ── The outbox ───────────────────────────────────────────────────────────────────────────────────────────────────
