@@ -1,29 +1,29 @@
-// One device of a user: its connection, the session that it shows, and its writes until the server has them.
+// One device of a user, as an application sees it: the session that it shows, the writes that change it, the user's
+// devices and the messages between them. It puts the parts together: the connection, the outbox and its sender, the
+// inbox, and the records of all of them in the storage.
 import type { ManagerOptions, SocketOptions } from "socket.io-client";
 
-import { backoff } from "./backoff.js";
 import { Connection, type TandemSocket } from "./connection.js";
 import { Emitter, type Off } from "./emitter.js";
 import { type Change, type Emit, type Events, Refused, type Status } from "./events.js";
 import { Inbox } from "./inbox.js";
 import { difference } from "./merge.js";
-import { type Kept, Outbox, WAITING_MAX, type Waiting } from "./outbox.js";
+import { Outbox } from "./outbox.js";
 import type {
-  Ack,
   Device,
   DeviceInfo,
   Failure,
   MessageSent,
   Op,
-  Session,
   SessionRestored,
   SessionUpdated,
   WriteOptions,
   Written,
 } from "./protocol.js";
 import { Records } from "./records.js";
+import { Sender } from "./sender.js";
 import { SessionState } from "./state.js";
-import { type Storage, defaultStorage, storageFailure } from "./storage.js";
+import { type Storage, defaultStorage } from "./storage.js";
 import { type TokenSource, userOf } from "./token.js";
 
 export interface Options {
@@ -43,6 +43,7 @@ export interface Options {
 const TRANSACT_TRIES = 50;
 /** Operations of one write (docs/PROTOCOL.md). */
 const OPS_MAX = 1_000;
+
 export class CrossDeviceSync extends Emitter<Events> {
   /** The connection itself, for what this class does not do. It exists from the constructor on. */
   readonly socket: TandemSocket;
@@ -58,13 +59,10 @@ export class CrossDeviceSync extends Emitter<Events> {
   readonly #outbox: Outbox;
   readonly #records: Records;
   readonly #connection: Connection;
-  readonly #url: string;
+  readonly #sender: Sender;
   readonly #inbox: Inbox;
-  #retryAt = 0;
-  #retries = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  readonly #url: string;
   #isLoaded = false;
-  #isRestored = false;
 
   constructor(
     token: TokenSource,
@@ -87,6 +85,11 @@ export class CrossDeviceSync extends Emitter<Events> {
       emit,
     });
     this.socket = this.#connection.socket;
+    this.#sender = new Sender(this.#connection, this.#outbox, this.#state, this.#records, {
+      deviceId: () => this.deviceId,
+      changed: (key, from) => this.#changed(key, from),
+      emit,
+    });
     this.#inbox = new Inbox(this.socket, this.#records, (message) => this.outcomes("message", message), emit);
     this.#listen();
     this.ready = this.#load(options.scope);
@@ -188,7 +191,7 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   async #transact<State>(key: string, change: (state: State | undefined) => State): Promise<Written> {
     await this.ready;
-    while (this.isPending(key) && this.status !== "closed") await this.#nextSettled();
+    while (this.isPending(key) && this.status !== "closed") await this.#sender.nextSettled();
     let state = this.get<State>(key);
     let baseVersion = this.version(key);
     for (let left = TRANSACT_TRIES; ; left -= 1) {
@@ -214,9 +217,22 @@ export class CrossDeviceSync extends Emitter<Events> {
     message: unknown,
     options: { ttlSeconds?: number; messageId?: string } = {},
   ): Promise<MessageSent> {
-    const { messageId = randomId(), ...rest } = options;
+    const { messageId, ...rest } = options;
     const payload = { targetDeviceId, message, ...rest };
-    return this.#keep<MessageSent>("device-message", payload, messageId);
+    return this.#told(this.#sender.keep<MessageSent>("device-message", payload, messageId));
+  }
+
+  #write(event: "session-update" | "session-delete", payload: Record<string, unknown>): Promise<Written> {
+    return this.#told(this.#sender.keep<Written>(event, payload));
+  }
+
+  /** A promise that nobody has to wait for: an unhandled rejection ends a process of Node's. */
+  #told<Answer>(answer: Promise<Answer>): Promise<Answer> {
+    answer.catch((thrown: unknown) => {
+      if (thrown instanceof Refused) return; // `refused` was emitted.
+      this.emit("error", { code: "callback", message: String(thrown), retryable: false });
+    });
+    return answer;
   }
 
   // ── Devices ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,27 +284,18 @@ export class CrossDeviceSync extends Emitter<Events> {
   async close(): Promise<void> {
     if (this.status === "closed") return;
     this.#connection.close();
-    clearTimeout(this.#timer);
+    this.#sender.stop();
     this.#records.stop();
     await this.ready.catch(() => {});
     await this.#records.release();
-    for (const resolve of this.#onSettled.splice(0)) resolve();
+    this.#sender.tellSettled();
   }
 
   /** Every write so far is settled. */
   async settled(): Promise<void> {
     await this.ready;
-    while (this.#outbox.waiting.length > 0 && this.status !== "closed") await this.#nextSettled();
+    while (this.#outbox.waiting.length > 0 && this.status !== "closed") await this.#sender.nextSettled();
   }
-
-  /** The next write is settled. */
-  #nextSettled(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#onSettled.push(resolve);
-    });
-  }
-
-  #onSettled: (() => void)[] = [];
 
   async #load(scope: string | undefined): Promise<void> {
     // Without a scope the user is who the token names; a token that names nobody has a scope of its own.
@@ -298,7 +305,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     await this.#records.load();
     this.#isLoaded = true;
     for (const key of this.keys()) this.#changed(key, "restore");
-    this.#records.startAdopting(() => this.#send());
+    this.#records.startAdopting(() => this.#sender.send());
   }
 
   /** Takes a slot and the device that goes with it. */
@@ -342,23 +349,18 @@ export class CrossDeviceSync extends Emitter<Events> {
     socket.on("realtime-event", (event) => this.emit("realtime", event));
     socket.on("device-message-status", (status) => this.emit("message-status", status));
     socket.on("server-draining", (body) => this.emit("draining", body));
-    socket.on("disconnect", () => {
-      this.#isRestored = false;
-      for (const waiting of this.#outbox.waiting) waiting.inFlight = false;
-    });
   }
 
   #restored(restored: SessionRestored): void {
     if (restored.deviceId !== this.deviceId) this.#setDeviceId(restored.deviceId);
     const changed = this.#state.restore(restored, true);
-    this.#isRestored = true;
-    this.#retryAt = 0;
+    this.#sender.restored();
     this.#setDevices(restored.devices ?? []);
     this.#connection.opened();
     for (const key of changed) this.#changed(key, "restore");
     this.emit("restored", { mode: restored.mode, changed });
     this.#records.keepSessionSoon();
-    this.#send();
+    this.#sender.send();
   }
 
   #updated(updated: SessionUpdated): void {
@@ -370,125 +372,7 @@ export class CrossDeviceSync extends Emitter<Events> {
     this.#records.keepSessionSoon();
   }
 
-  // ── The outbox ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #write(event: "session-update" | "session-delete", payload: Record<string, unknown>): Promise<Written> {
-    return this.#keep<Written>(event, payload, randomId());
-  }
-
-  #keep<Answer>(event: Kept["event"], payload: Record<string, unknown>, id: string): Promise<Answer> {
-    // What is sent is what was meant now, whatever the caller does to its objects later.
-    const kept: Kept = { id, event, payload: structuredClone(payload) };
-    const key = typeof payload.sessionKey === "string" ? payload.sessionKey : undefined;
-    const answer = new Promise<Answer>((resolve, reject) => {
-      const refuse = (error: Failure) => {
-        reject(new Refused(error));
-        this.emit("refused", { event, payload: kept.payload, error });
-      };
-      if (this.status === "closed") {
-        return refuse({ code: "closed", message: "The client is closed.", retryable: false });
-      }
-      if (this.#outbox.waiting.length >= WAITING_MAX) {
-        return refuse({ code: "outbox_full", message: "Too much waits to be sent.", retryable: true });
-      }
-      const stored = this.#outbox.add(kept, (outcome) =>
-        outcome.ok ? resolve(outcome.ack as Answer) : reject(new Refused(outcome.error)),
-      );
-      if (key !== undefined) this.#changed(key, "local");
-      // Sent when it is kept: an answer to what a crash then forgets would be nobody's.
-      stored.then(
-        () => this.#send(),
-        (thrown: unknown) => {
-          refuse(storageFailure(thrown));
-          if (key !== undefined) this.#changed(key, "refusal");
-          for (const settled of this.#onSettled.splice(0)) settled();
-        },
-      );
-    });
-    return this.#told(answer);
-  }
-
-  /** A promise that nobody has to wait for: an unhandled rejection ends a process of Node's. */
-  #told<Answer>(answer: Promise<Answer>): Promise<Answer> {
-    answer.catch((thrown: unknown) => {
-      if (thrown instanceof Refused) return; // `refused` was emitted.
-      this.emit("error", { code: "callback", message: String(thrown), retryable: false });
-    });
-    return answer;
-  }
-
-  #send(): void {
-    if (!this.#isRestored || this.status !== "online") return;
-    const wait = this.#retryAt - Date.now();
-    if (wait > 0) return this.#sendIn(wait);
-    for (const waiting of this.#outbox.next()) {
-      waiting.inFlight = true;
-      const name = waiting.event === "device-message" ? "messageId" : "opId";
-      void this.#connection
-        .ask(waiting.event, { ...waiting.payload, [name]: waiting.id })
-        .then((ack) => this.#answered(waiting, ack));
-    }
-  }
-
-  #sendIn(ms: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#send(), ms);
-  }
-
-  #answered(waiting: Waiting, ack: Ack<Record<string, unknown>>): void {
-    if (!this.#outbox.waiting.includes(waiting) || !waiting.inFlight) return;
-    waiting.inFlight = false;
-    if (!ack.ok && ack.error.retryable) {
-      this.#retries += 1;
-      const wait = ack.error.retryAfterMs ?? backoff(this.#retries);
-      this.#retryAt = Date.now() + wait;
-      return this.#sendIn(wait);
-    }
-    this.#retries = 0;
-    const key = waiting.payload.sessionKey as string | undefined;
-    if (ack.ok) {
-      if (key !== undefined) this.#applied(waiting, key, ack as unknown as Written);
-      this.#outbox.remove(waiting);
-      waiting.settle({ ok: true, ack });
-    } else {
-      this.#outbox.remove(waiting);
-      const { code, version, state, deleted } = ack.error;
-      if (code === "conflict" && key !== undefined && version !== undefined) {
-        // What won, without the seq that would let it take the place of something newer.
-        const known = this.#state.confirmed(key);
-        if (!known || known.version < version) {
-          const seq = known?.seq ?? 0;
-          this.#state.take(key, { state: state ?? null, version, seq, ...(deleted ? { deleted } : {}) });
-        }
-      }
-      waiting.settle({ ok: false, error: ack.error });
-      this.emit("refused", { event: waiting.event, payload: waiting.payload, error: ack.error });
-    }
-    if (key !== undefined) this.#changed(key, ack.ok ? "answer" : "refusal");
-    this.#records.keepSessionSoon();
-    for (const resolve of this.#onSettled.splice(0)) resolve();
-    this.#send();
-  }
-
-  #applied(waiting: Waiting, key: string, written: Written): void {
-    const { version, seq } = written;
-    const entry = { version, seq, deviceId: this.deviceId ?? null };
-    this.#state.answered(seq);
-    if (waiting.event === "session-delete") this.#state.take(key, { ...entry, state: null, deleted: true });
-    else if ("state" in written) this.#state.take(key, { ...entry, state: written.state });
-    else if ("state" in waiting.payload) this.#state.take(key, { ...entry, state: waiting.payload.state });
-    // What a repeated patch or list of operations came to is not in its answer.
-    else void this.#reload(key);
-  }
-
-  async #reload(key: string): Promise<void> {
-    const ack = await this.#connection.ask("session-get", { keys: [key] });
-    if (!ack.ok) return;
-    this.#state.restore(ack as unknown as Session, false);
-    this.#changed(key, "answer");
-  }
-
-  // ── Telling ───────────────────────────────────────────────────────────────────────────────────────────────────────
+  // ── Telling ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #changed(key: string, from: Change["from"], deviceId?: string | null): void {
     const { pending, version } = { pending: this.isPending(key), version: this.version(key) };
@@ -524,9 +408,4 @@ export class CrossDeviceSync extends Emitter<Events> {
 function described(info: DeviceInfo): Partial<Device> {
   const { name, type, ...metadata } = info;
   return { ...(name === undefined ? {} : { name }), ...(type ? { type } : {}), metadata };
-}
-
-function randomId(): string {
-  // `randomUUID` is missing where a page comes over plain http.
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
