@@ -21,6 +21,7 @@ import type {
   Written,
 } from "./protocol.js";
 import { Records } from "./records.js";
+import { request } from "./rest.js";
 import { Sender } from "./sender.js";
 import { SessionState } from "./state.js";
 import { type Storage, defaultStorage } from "./storage.js";
@@ -250,23 +251,8 @@ export class CrossDeviceSync extends Emitter<Events> {
   }
 
   /** REST in this user's name; throws `Refused`. */
-  async request(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<unknown> {
-    const send = async (expired: boolean) =>
-      fetch(new URL(path, this.#url), {
-        method,
-        headers: {
-          authorization: `Bearer ${await this.#connection.token.fetch(expired)}`,
-          ...(body === undefined ? {} : { "content-type": "application/json" }),
-          ...headers,
-        },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      });
-    let answer = await send(false);
-    if (answer.status === 401 && this.#connection.token.isRenewable) answer = await send(true);
-    if (answer.status === 204) return undefined;
-    const said = (await answer.json()) as { error?: Failure };
-    if (!answer.ok) throw new Refused(said.error ?? { code: "internal", message: answer.statusText, retryable: true });
-    return said;
+  request(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<unknown> {
+    return request(this.#url, this.#connection.token, { method, path, body, headers });
   }
 
   // ── Connection ───────────────────────────────────────────────────────────────────────────────────────────────────
