@@ -44,7 +44,12 @@ impl Cluster {
 
     /// One more node.
     pub async fn add_node(&mut self) {
-        let mut env = self.env.clone().or_set("NODE_ID", format!("node-{}", self.nodes.len()));
+        self.add_node_with(|env| env).await;
+    }
+
+    /// One more node, started with what `change` makes of the others' environment.
+    pub async fn add_node_with(&mut self, change: impl FnOnce(Env) -> Env) {
+        let mut env = change(self.env.clone()).or_set("NODE_ID", format!("node-{}", self.nodes.len()));
         if self.has_links {
             let link = ChaosProxy::start_before_redis(&self.redis.address()).await;
             env = env.set("REDIS_URL", format!("redis://{}", link.address()));

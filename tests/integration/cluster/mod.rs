@@ -3,6 +3,7 @@
 //! Each test has a cluster of its own. Figures are those of docs/GUARANTEES.md with `TANDEM_LONG` set, else shorter.
 
 mod balancer;
+mod clock;
 mod delivery;
 mod drain;
 mod identity;
