@@ -11,8 +11,8 @@ const JUMPS: [i32; 4] = [0, 2, -2, 0];
 
 #[tokio::test]
 async fn a_clock_that_jumps_two_hours_changes_neither_order_nor_presence_nor_logins() {
+    let clock = FakeClock::new();
     let mut cluster = Cluster::start(2).await;
-    let clock = FakeClock::new(cluster.nodes[0].folder());
     cluster.add_node_with(|env| clock.env(env)).await;
     const OFF: usize = 2;
     let ann = cluster.register("ann").await;
