@@ -13,16 +13,17 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use crate::auth::Identity;
 use crate::backplane::Roster;
 use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
-use crate::hub::{Departure, Ending, Gone, Hub, Member};
+use crate::hub::{Departure, Ending, Gone, Hub, Member, Recipient};
 use crate::model::{BootId, Clock, ConnectionId, Device, DeviceId, DeviceInfo, Timestamp, UserId};
 use crate::store::{
-    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, Store,
-    UpdateDevice, Writer,
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, StillThere,
+    Store, UpdateDevice, Writer,
 };
 use crate::wire;
 
@@ -153,6 +154,23 @@ struct Listed {
 /// is dead.
 const NODE_SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// A client that was heard is there for so long at least: none gives up sooner. One that was heard longer
+/// ago may be connected to another node by now.
+const HEARD_FOR: Duration = Duration::from_millis(800);
+
+/// Whether somebody answers. Asked twice, since what comes first may be an answer to something older.
+pub async fn answers(client: &impl Recipient) -> bool {
+    !client.is_closed() && client.probe().await && client.probe().await
+}
+
+/// A claim may wait long for its turn: behind a lock, in a queue, on a node that stands still. Were it then
+/// granted to a client that has gone to another node, it would be the newest, and the connection that the
+/// client has by now would be sent away for good.
+fn heard_just_now(client: Arc<impl Recipient + 'static>) -> StillThere {
+    let heard = Instant::now();
+    StillThere::when(move || !client.is_closed() && heard.elapsed() < HEARD_FOR)
+}
+
 /// The user's devices that are online, and those that only seemed to be.
 #[derive(Default)]
 struct Twins {
@@ -186,43 +204,53 @@ impl DeviceService {
     /// Gives a connecting device its identity, durably.
     ///
     /// # Errors
-    /// `unauthorized`, `device_revoked`; the store's failures.
+    /// `unauthorized`, `device_revoked`; `draining` when `client` is gone; the store's failures.
     pub async fn connect(
         &self,
         identity: &Identity,
         claimed: Option<DeviceId>,
         info: DeviceInfo,
         connection: ConnectionId,
+        client: Arc<impl Recipient + 'static>,
     ) -> Outcome<Connected> {
         let twins = match claimed {
             Some(_) => Twins::default(),
             None => self.look_for_twins(identity.user, &info).await?,
         };
         let now = Clock::now();
-        let connected = self
-            .writer
-            .connect_device(ConnectDevice {
-                user: identity.user,
-                login: identity.login,
-                issued_at: identity.issued_at,
-                claimed,
-                info,
-                online: twins.online,
-                let_go: twins.let_go,
-                live_boots: vec![self.boot],
-                dead_before: self.dead_before(now),
-                resumable_since: now.plus_ms(-(self.resume_window.as_millis() as i64)),
-                connection,
-                boot: self.boot,
-                at: now,
-            })
-            .await?;
-        connected.map_err(|refusal| match refusal {
-            ConnectRefusal::Unauthorized => Failure::new(Code::Unauthorized, "This login has ended."),
-            ConnectRefusal::DeviceRevoked => {
-                Failure::new(Code::DeviceRevoked, "This device was removed by its user.")
+        let mut claim = ConnectDevice {
+            user: identity.user,
+            login: identity.login,
+            issued_at: identity.issued_at,
+            claimed,
+            info,
+            online: twins.online,
+            let_go: twins.let_go,
+            live_boots: vec![self.boot],
+            dead_before: self.dead_before(now),
+            resumable_since: now.plus_ms(-(self.resume_window.as_millis() as i64)),
+            connection,
+            boot: self.boot,
+            at: now,
+            still_there: heard_just_now(client.clone()),
+        };
+        loop {
+            match self.writer.connect_device(claim.clone()).await? {
+                Ok(connected) => return Ok(connected),
+                Err(ConnectRefusal::Unauthorized) => {
+                    return Err(Failure::new(Code::Unauthorized, "This login has ended."));
+                }
+                Err(ConnectRefusal::DeviceRevoked) => {
+                    return Err(Failure::new(Code::DeviceRevoked, "This device was removed by its user."));
+                }
+                Err(ConnectRefusal::Gone) if answers(&*client).await => {
+                    claim.still_there = heard_just_now(client.clone());
+                }
+                Err(ConnectRefusal::Gone) => {
+                    return Err(Failure::new(Code::Draining, "Nobody is there any more."));
+                }
             }
-        })
+        }
     }
 
     /// From when on the silence of another run means its death. Alone, there is

@@ -63,6 +63,9 @@ pub trait Recipient: Send + Sync {
     /// [`PROBE_WAIT`] after a ping.
     fn probe(&self) -> BoxFuture<'static, bool>;
 
+    /// Whether it is known that nobody is there any more.
+    fn is_closed(&self) -> bool;
+
     /// Whether nothing waits to be sent to it.
     fn has_room(&self) -> bool;
 

@@ -150,10 +150,19 @@ impl Client {
             node.host.running().await;
             first
         };
+        // What lies between it and the node may break, too, and the node sees that at once.
+        let breaks_early = async {
+            match world.fate().chance(self.lane(), if world.weather.is_calm() { 0 } else { 10 }) {
+                true => sleep(world.fate().millis(self.lane(), 0, 1_500)).await,
+                false => std::future::pending().await,
+            }
+            node.host.running().await;
+        };
         let first = tokio::select! {
             biased;
             () = node.host.died() => None,
             first = restored => first,
+            () = breaks_early => None,
             () = sleep(PATIENCE) => None,
         };
         match first {
@@ -275,10 +284,10 @@ impl Client {
         }
     }
 
-    /// The newest socket of a device is never the one that has to go.
+    /// The newest socket of a device is never the one that has to go, whoever claimed the device last.
     fn replaced(&self, world: &World, connection: &Connection) {
-        if connection.number == self.state().made && !world.newer_exists(connection) {
-            world.fate().violation(format!("{} was replaced by nobody", self.name()));
+        if connection.number == self.state().made && !world.another_died_on_the_way(connection) {
+            world.fate().violation(format!("{} was replaced by an older socket", self.name()));
         }
     }
 

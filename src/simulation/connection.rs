@@ -192,6 +192,10 @@ impl Recipient for Connection {
         std::future::ready(!self.client.is_closed()).boxed()
     }
 
+    fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
     fn has_room(&self) -> bool {
         true
     }

@@ -98,6 +98,7 @@ fn broken_builds_are_noticed() {
         Defect::NoClaims,
         Defect::SilentClaims,
         Defect::NoFarewell,
+        Defect::LateClaims,
         Defect::NoResubscription,
     ] {
         println!("{defect:?}: seed {}", noticed(defect));

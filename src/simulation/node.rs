@@ -31,6 +31,9 @@ const GRACE: Duration = Duration::from_secs(3);
 /// As in the backplane's `Timing`.
 const JOIN_WITHIN: Duration = Duration::from_secs(1);
 
+/// What is under way when the tasks are told to end, publishes above all, has so long.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
 /// Over which a drain sends its sockets away.
 const DRAIN_WINDOW: Duration = Duration::from_secs(2);
 
@@ -157,7 +160,8 @@ impl Node {
         let identity =
             Identity { user, login: None, issued_at: Timestamp(1), expires_at: Timestamp(i64::MAX) };
         let info = devices::parse_info(None).expect("no info is fine");
-        let connected = self.devices.connect(&identity, Some(device), info.clone(), id).await;
+        let connected =
+            self.devices.connect(&identity, Some(device), info.clone(), id, connection.clone()).await;
         let connected = connected.map_err(|_| Refused)?;
         let member = Member {
             device,
@@ -246,6 +250,7 @@ impl Node {
             self.host.while_running(self.hub.farewell(DRAIN_WINDOW)).await;
         }
         self.tasks.end();
+        drop(tokio::time::timeout(END_WITHIN, self.tasks.ended()).await);
         self.weather.fate.note(self.host.lane, format_args!("{} is drained", self.host.name));
         self.host.kill();
     }

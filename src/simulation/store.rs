@@ -17,7 +17,8 @@ use crate::model::{
 use crate::store::roster::{self, Roster};
 use crate::store::{
     Account, Bearer, CatchUp, Command, Entry, HeadRead, MailboxDepth, Moved, MovedSince, Reply, Retention,
-    Revocation, Selection, SessionWrite, Snapshot, Store, StoreError, StoreResult, WaitingMessage, Written,
+    Revocation, Selection, SessionWrite, Snapshot, StillThere, Store, StoreError, StoreResult,
+    WaitingMessage, Written,
 };
 
 /// What is stored.
@@ -113,7 +114,11 @@ impl Data {
                 Reply::Written(Ok(written))
             }
             Command::ConnectDevice(connect) => {
-                let outcome = self.roster.connect(connect, DeviceId::fresh());
+                let mut connect = connect.clone();
+                if defect == Defect::LateClaims {
+                    connect.still_there = StillThere::when(|| true);
+                }
+                let outcome = self.roster.connect(&connect, DeviceId::fresh());
                 let left_open = std::mem::take(&mut self.roster.left_open);
                 if defect != Defect::NoFencing {
                     self.notes.extend(left_open.into_iter().map(|(user, older, _)| {

@@ -30,6 +30,8 @@ pub enum Defect {
     SilentClaims,
     /// A node that drains forgets its sockets.
     NoFarewell,
+    /// A device is given to whoever asked for it, however long ago.
+    LateClaims,
     /// The subscription is not made anew after a lost connection.
     NoResubscription,
 }

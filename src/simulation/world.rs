@@ -227,11 +227,16 @@ impl World {
     /// Whether the store has let in another socket of the device since, as far as
     /// can be told: a node may die on the way to the store, and its word arrive.
     pub fn newer_exists(&self, connection: &Connection) -> bool {
-        let died_on_the_way = |other: &Connection| other.fence().is_none() && other.node.host.is_dead();
         self.lock_connections().iter().any(|other| {
             let is_newer = other.fence() > connection.fence() || died_on_the_way(other);
             other.device == connection.device && is_newer
         })
+    }
+
+    /// Whether a node may have died while it claimed the same device for another socket.
+    pub fn another_died_on_the_way(&self, connection: &Connection) -> bool {
+        let connections = self.lock_connections();
+        connections.iter().any(|other| other.device == connection.device && died_on_the_way(other))
     }
 
     fn lock_connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
@@ -252,4 +257,8 @@ impl World {
     pub fn online_of(truth: &BTreeMap<DeviceId, Arc<Connection>>) -> BTreeSet<DeviceId> {
         truth.keys().copied().collect()
     }
+}
+
+fn died_on_the_way(connection: &Connection) -> bool {
+    connection.fence().is_none() && connection.node.host.is_dead()
 }

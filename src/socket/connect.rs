@@ -85,12 +85,13 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     }
 
     let _visit = services.hub.visit(identity.user).await;
-    // Last, since a node may stand still while it waits, too. Twice, since what the first one hears may be as old.
-    if services.standstill.was_lately() && !(session.probe().await && session.probe().await) {
+    // Last, since a node may stand still while it waits, too.
+    if services.standstill.was_lately() && !devices::answers(&**session).await {
         return Err(Failure::new(Code::Draining, "Nobody is there any more."));
     }
     let connection = ConnectionId::fresh();
-    let connected = services.devices.connect(&identity, claimed, info.clone(), connection).await;
+    let connected =
+        services.devices.connect(&identity, claimed, info.clone(), connection, session.clone()).await;
     let connected = connected.inspect_err(|failure| services.auth.refused(&identity, failure))?;
     let who = Who {
         user: identity.user,

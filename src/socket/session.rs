@@ -114,11 +114,6 @@ impl Session {
         self.who.get().copied()
     }
 
-    /// Whether its device is gone again, or was never there.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
     /// Becomes a device; from now on its events are judged and its going is
     /// told. False when it was closed meanwhile and is gone again.
     pub(super) fn become_device(&self, who: Who) -> bool {
@@ -244,6 +239,10 @@ impl Recipient for Session {
 
     fn has_room(&self) -> bool {
         self.outbox.is_empty()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     fn probe(&self) -> BoxFuture<'static, bool> {

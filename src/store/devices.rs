@@ -1,5 +1,8 @@
 //! What the store is told, and tells, of devices that come, change and go.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::model::{BootId, ConnectionId, DeviceId, DeviceInfo, JsonText, LoginId, Timestamp, UserId};
 
 /// A device that connects.
@@ -33,6 +36,31 @@ pub struct ConnectDevice {
     pub boot: BootId,
     /// When.
     pub at: Timestamp,
+    /// Whether its client still waits for it when its turn has come.
+    pub still_there: StillThere,
+}
+
+/// Asked by the store once nobody else can claim the same device first. That may be long after the
+/// claim was made, and the client may have claimed it on another node since.
+#[derive(Clone)]
+pub struct StillThere(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl StillThere {
+    /// As `is_there` says at that moment.
+    pub fn when(is_there: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_there))
+    }
+
+    /// Whether it is.
+    pub fn holds(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for StillThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StillThere(..)")
+    }
 }
 
 /// What a connecting device got.
@@ -55,6 +83,8 @@ pub enum ConnectRefusal {
     Unauthorized,
     /// The user revoked this device.
     DeviceRevoked,
+    /// Its client may be gone; see [`StillThere`]. Nothing has changed.
+    Gone,
 }
 
 /// A device whose connection ended.

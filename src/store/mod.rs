@@ -37,7 +37,7 @@ pub use accounts::{
 };
 pub use command::{Command, Reply};
 pub use devices::{
-    ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, UpdateDevice,
+    ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, StillThere, UpdateDevice,
 };
 pub use messages::{
     Fate, MailboxDepth, PostMessage, PostRefusal, Posted, TakeMessages, TakenMessage, WaitingMessage,

@@ -95,6 +95,9 @@ impl Roster {
     /// Gives a connecting device of an existing user its identity: `fresh` is
     /// the id for a new one.
     pub fn connect(&mut self, connect: &ConnectDevice, fresh: DeviceId) -> Result<Connected, ConnectRefusal> {
+        if !connect.still_there.holds() {
+            return Err(ConnectRefusal::Gone);
+        }
         let is_of_now =
             || self.tokens_since.get(&connect.user).is_none_or(|since| *since <= connect.issued_at);
         let authorized = match connect.login {

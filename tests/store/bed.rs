@@ -9,7 +9,7 @@ use tandem::model::{
 };
 use tandem::store::{
     self, Account, Bounds, Command, ConnectDevice, Database, NewAccount, NewLogin, Reply, SessionWrite,
-    Store, WriteChange, WriteRefusal, Writer, Written,
+    StillThere, Store, WriteChange, WriteRefusal, Writer, Written,
 };
 use tandem::telemetry::metrics::Metrics;
 use tempfile::TempDir;
@@ -203,6 +203,7 @@ pub fn connect(user: UserId, boot: BootId, fingerprint: u64, at: i64) -> Connect
         connection: ConnectionId::fresh(),
         boot,
         at: Timestamp(at),
+        still_there: StillThere::when(|| true),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Who connects as which device, and who is gone.
 
 use tandem::model::{BootId, ConnectionId, DeviceId, Timestamp, UserId};
-use tandem::store::{Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, Reply, Store};
+use tandem::store::{
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, Reply, StillThere, Store,
+};
 
 use super::bed::{Bed, connect, info, login};
 
@@ -11,6 +13,7 @@ on_every_store!(
     a_foreign_or_unknown_claim_makes_a_new_device,
     a_connect_of_nobody_is_unauthorized,
     a_late_goodbye_changes_nothing,
+    a_claim_of_a_client_that_is_gone_changes_nothing,
     what_a_dead_node_left_open_was_seen_at_its_last_beat,
     the_longest_offline_device_makes_room,
     a_storm_of_512_connects_is_one_batch,
@@ -103,6 +106,27 @@ async fn a_late_goodbye_changes_nothing(bed: &Bed) {
     assert_eq!(bed.store.devices(user).await.unwrap()[0].last_seen, Timestamp(1_010));
     let twin = connected(&*bed.store, connect(user, boot, 1, 1_020)).await.unwrap();
     assert!(twin.fresh, "the row is still held");
+}
+
+async fn a_claim_of_a_client_that_is_gone_changes_nothing(bed: &Bed) {
+    let (user, boot) = (bed.user().await, BootId::fresh());
+    let first = connect(user, boot, 1, 1_000);
+    let holds = first.connection;
+    let device = connected(&*bed.store, first).await.unwrap().device;
+    let (since, _) = bed.store.revocations(None).await.unwrap();
+
+    for claimed in [Some(device), None] {
+        let gone = StillThere::when(|| false);
+        let claim = ConnectDevice { claimed, still_there: gone, ..connect(user, boot, 2, 1_010) };
+        assert_eq!(connected(&*bed.store, claim).await.unwrap_err(), ConnectRefusal::Gone);
+    }
+
+    let (_, ended) = bed.store.revocations(Some(since)).await.unwrap();
+    assert!(ended.is_empty(), "nobody is sent away: {ended:?}");
+    assert_eq!(bed.store.devices(user).await.unwrap().len(), 1);
+    leave(&*bed.store, user, device, holds, 1_020).await;
+    let resumed = connected(&*bed.store, connect(user, boot, 1, 1_030)).await.unwrap();
+    assert_eq!((resumed.device, resumed.fence), (device, 1), "it was held as before");
 }
 
 async fn what_a_dead_node_left_open_was_seen_at_its_last_beat(bed: &Bed) {

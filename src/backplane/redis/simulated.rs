@@ -427,7 +427,18 @@ impl Node {
         stop: CancellationToken,
     ) {
         let host = &self.port.host;
-        while let Some(Some((at, user, envelope))) = stop.run_until_cancelled(published.recv()).await {
+        // As the real publisher: what waits when the node stops goes out first.
+        let mut stopped = std::pin::pin!(stop.cancelled());
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = published.recv() => next,
+                () = &mut stopped, if !published.is_closed() => {
+                    published.close();
+                    continue;
+                }
+            };
+            let Some((at, user, envelope)) = next else { return };
             if !self.reorders() {
                 sleep_until(at).await;
             }

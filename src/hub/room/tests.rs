@@ -27,6 +27,10 @@ impl Recipient for Seen {
         std::future::ready(true).boxed()
     }
 
+    fn is_closed(&self) -> bool {
+        false
+    }
+
     fn has_room(&self) -> bool {
         true
     }

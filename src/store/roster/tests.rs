@@ -1,6 +1,7 @@
 //! Who a connecting device is, case by case.
 
 use super::*;
+use crate::store::StillThere;
 
 fn info(fingerprint: u64) -> DeviceInfo {
     DeviceInfo {
@@ -38,6 +39,7 @@ impl Case {
             connection: ConnectionId::fresh(),
             boot: self.boot,
             at: Timestamp(at),
+            still_there: StillThere::when(|| true),
         }
     }
 

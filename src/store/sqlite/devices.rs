@@ -22,6 +22,9 @@ pub async fn connect(
     connect: &ConnectDevice,
     devices_max: u32,
 ) -> Result<Result<Connected, ConnectRefusal>, sqlx::Error> {
+    if !connect.still_there.holds() {
+        return Ok(Err(ConnectRefusal::Gone));
+    }
     let bearer = Bearer { user: connect.user, login: connect.login, issued_at: connect.issued_at };
     if !logins::authorized(&mut *connection, &bearer, connect.at).await? {
         return Ok(Err(ConnectRefusal::Unauthorized));

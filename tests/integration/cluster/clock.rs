@@ -34,7 +34,10 @@ async fn a_clock_that_jumps_two_hours_changes_neither_order_nor_presence_nor_log
         for (from, to) in [(&phone, &laptop), (&laptop, &phone)] {
             let sent = from.emit_ack("device-message", json!({"targetDeviceId": to.id(), "message": writes}));
             assert_eq!(sent.await["status"], "delivered");
-            assert_eq!(to.next_where("device-message", |got| got["message"] == writes).await["message"], writes);
+            assert_eq!(
+                to.next_where("device-message", |got| got["message"] == writes).await["message"],
+                writes
+            );
         }
 
         // Away and back through the node that is off, and exactly what was missed.
@@ -78,9 +81,13 @@ async fn a_clock_that_jumps_two_hours_changes_neither_order_nor_presence_nor_log
     phone.caught_up_with(&laptop).await;
     tablet.caught_up_with(&phone).await;
     for device in [&phone, &laptop, &tablet] {
-        let seqs: Vec<_> = device.events("session-updated").iter().map(|event| number(&event["seq"])).collect();
+        let seqs: Vec<_> =
+            device.events("session-updated").iter().map(|event| number(&event["seq"])).collect();
         assert!(seqs.is_sorted_by(|a, b| a < b), "{seqs:?}");
-        assert_eq!(device.events("device-disconnected").iter().filter(|gone| is_of(gone, &everybody)).count(), 0);
+        assert_eq!(
+            device.events("device-disconnected").iter().filter(|gone| is_of(gone, &everybody)).count(),
+            0
+        );
     }
     assert!(cluster.nodes.iter().all(|node| !node.log().contains("panicked")));
 }

@@ -11,7 +11,7 @@ use crate::model::{BootId, ConnectionId, DeviceId, DeviceInfo, LoginId, Revoked,
 use crate::store::{
     Account, Bearer, Bounds, ChangePassword, Command, ConnectDevice, Connected, Database, EndLogins,
     LeaveDevice, MoveDevice, NewAccount, NewLogin, Reply, Retention, RevokeDevice, RotateRefresh, Rotation,
-    Store, UpdateDevice, Which, open,
+    StillThere, Store, UpdateDevice, Which, open,
 };
 
 const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -117,6 +117,7 @@ async fn connect(store: &dyn Store, user: UserId, login: Option<LoginId>, boot: 
         connection: ConnectionId::fresh(),
         boot,
         at: START,
+        still_there: StillThere::when(|| true),
     };
     one(store, Command::Beat { boot, node: "node".into(), at: START }).await;
     connect
