@@ -16,6 +16,8 @@ use super::place::{NODES, Place};
 const BREATH_MS: (u64, u64) = (700, 2_500);
 /// How long a fault lasts.
 const LASTS_MS: (u64, u64) = (300, 5_000);
+/// How far a clock jumps.
+const CLOCK_OFF_HOURS: i8 = 2;
 /// Faults that last at the same time.
 const AT_ONCE: usize = 2;
 
@@ -25,6 +27,8 @@ enum Fault {
     FreezeNode(usize),
     /// SIGTERM, and started again when it is gone: a rolling restart, one node at a time.
     RestartNode(usize),
+    /// The clock of the last node goes so many hours ahead, or back.
+    SetClock(i8),
     KillRedis,
     FreezeRedis,
     FlushRedis,
@@ -46,6 +50,7 @@ impl Fault {
             Fault::KillNode(_) => "node killed",
             Fault::FreezeNode(_) => "node frozen",
             Fault::RestartNode(_) => "node terminated",
+            Fault::SetClock(_) => "clock jumped",
             Fault::KillRedis => "redis killed",
             Fault::FreezeRedis => "redis frozen",
             Fault::FlushRedis => "redis flushed",
@@ -65,6 +70,7 @@ impl Fault {
             Fault::KillRedis | Fault::FreezeRedis | Fault::FlushRedis | Fault::CutRedis => 10,
             Fault::RestartBalancer | Fault::StormOfClients => 11,
             Fault::LockStore | Fault::CrashPostgres | Fault::FreezePostgres => 12,
+            Fault::SetClock(_) => 13,
         }
     }
 }
@@ -163,6 +169,7 @@ impl Schedule {
                         postgres.launch()?;
                     }
                 }
+                Fault::SetClock(_) => place.clock.is_off_by_hours(0)?,
                 Fault::FlushRedis | Fault::CutRedis | Fault::StormOfClients | Fault::LockStore => {}
             }
             self.happened.push(Happened { name: lasting.fault.name(), from: lasting.began, to: now });
@@ -182,7 +189,7 @@ impl Schedule {
 
     fn draw(&mut self) -> Fault {
         let node = self.random.below(NODES as u64) as usize;
-        match self.random.below(14) {
+        match self.random.below(16) {
             0 | 1 => Fault::KillNode(node),
             2 | 3 => Fault::FreezeNode(node),
             4 => Fault::RestartNode(node),
@@ -194,8 +201,10 @@ impl Schedule {
             11 => Fault::StormOfClients,
             12 if self.store == StoreKind::Sqlite => Fault::LockStore,
             12 => Fault::FreezePostgres,
-            _ if self.store == StoreKind::Sqlite => Fault::KillNode(node),
-            _ => Fault::CrashPostgres,
+            13 if self.store == StoreKind::Sqlite => Fault::KillNode(node),
+            13 => Fault::CrashPostgres,
+            14 => Fault::SetClock(CLOCK_OFF_HOURS),
+            _ => Fault::SetClock(-CLOCK_OFF_HOURS),
         }
     }
 }
@@ -210,6 +219,7 @@ fn make(
         Fault::KillNode(node) => place.nodes[node].kill(),
         Fault::FreezeNode(node) => place.nodes[node].freeze(),
         Fault::RestartNode(node) => place.nodes[node].signal(Signal::TERM),
+        Fault::SetClock(hours) => place.clock.is_off_by_hours(hours)?,
         Fault::KillRedis => place.redis.kill(),
         Fault::FreezeRedis => place.redis.freeze(),
         Fault::FlushRedis => tell_redis(place, "FLUSHALL\r\n"),

@@ -4,6 +4,7 @@
 //! The faults and the clients' choices follow from the seed; the machine's timing does not, so a failure repeats as far
 //! as processes allow.
 
+mod clock;
 mod devices;
 mod faults;
 mod place;

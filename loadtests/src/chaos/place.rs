@@ -10,6 +10,7 @@ use anyhow::Context;
 use tempfile::TempDir;
 
 use super::StoreKind;
+use super::clock::Clock;
 use crate::launch::{self, Process, postgres};
 
 pub const NODES: usize = 3;
@@ -21,6 +22,8 @@ pub struct Place {
     pub redis: Process,
     pub balancer: Process,
     pub postgres: Option<Process>,
+    /// The last node's; of no use to the others. Dropped after the nodes.
+    pub clock: Clock,
     folder: TempDir,
 }
 
@@ -37,6 +40,7 @@ impl Place {
                 (url, Some(server))
             }
         };
+        let clock = Clock::new(&at)?;
         let mut nodes = Vec::new();
         for number in 1..=NODES {
             let port = launch::free_port()?;
@@ -62,12 +66,15 @@ impl Place {
             ] {
                 command.env(name, value);
             }
+            if number == NODES {
+                command.envs(clock.env());
+            }
             let mut node = Process::start(command, port, at.join(format!("node-{number}.log")))?;
             node.wait_until(READY_WITHIN, is_ready)?;
             nodes.push(node);
         }
         let balancer = start_balancer(&at, &nodes)?;
-        Ok(Self { nodes, redis, balancer, postgres, folder })
+        Ok(Self { nodes, redis, balancer, postgres, clock, folder })
     }
 
     pub fn folder(&self) -> &Path {
