@@ -27,6 +27,7 @@ impl Hub {
         if !self.emptied().await {
             tracing::warn!("not everybody's going was announced");
         }
+        self.tell_the_rest();
         self.0.backplane.leave().await;
     }
 
@@ -59,7 +60,14 @@ impl Hub {
             drop(tokio::time::timeout(GRACE_MAX, self.all_rooms_closed()).await);
         }
         self.0.hurry.cancel();
-        tokio::time::timeout(ANNOUNCE_WITHIN, self.all_rooms_closed()).await.is_ok()
+        let announced = async {
+            self.all_rooms_closed().await;
+            let mut looks = tokio::time::interval(EMPTY_LOOK_EVERY);
+            while !self.nobody_is_untold() {
+                looks.tick().await;
+            }
+        };
+        tokio::time::timeout(ANNOUNCE_WITHIN, announced).await.is_ok()
     }
 
     async fn all_rooms_closed(&self) {

@@ -36,6 +36,7 @@ pub use ask::ask_regularly;
 pub use cluster::listen;
 pub use mail::{Mail, Outgoing};
 pub use presence::Arrival;
+use presence::Everywhere;
 pub use room::Member;
 use room::{Accepted, Presence, Room};
 use untold::Untold;
@@ -327,12 +328,16 @@ impl Hub {
     }
 
     async fn announce_gone(&self, room: &Arc<Room>, left: &Departure) {
-        if let Some(earlier) = room.is_still_gone(left.device, left.connection)
-            && self.are_gone_everywhere(left, earlier).await
-        {
-            let body = wire::device_disconnected_body(left.device, left.gone.as_str(), left.at);
-            room.tell_all(&wire::event("device-disconnected", &body), None);
-            self.publish_departure(left);
+        if let Some(earlier) = room.is_still_gone(left.device, left.connection) {
+            let gone = self.are_gone_everywhere(left, earlier).await;
+            if gone != Everywhere::No {
+                let body = wire::device_disconnected_body(left.device, left.gone.as_str(), left.at);
+                room.tell_all(&wire::event("device-disconnected", &body), None);
+            }
+            // Else whoever takes it out of presence later tells the other nodes, or they hear it twice.
+            if gone == Everywhere::Yes {
+                self.publish_departure(left);
+            }
         }
         self.close_if_empty(room);
     }

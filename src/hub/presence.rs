@@ -20,6 +20,17 @@ const REMOTE_PROBE_WITHIN: Duration = Duration::from_millis(700);
 /// How long a connect waits for who is online elsewhere.
 const ROSTER_WITHIN: Duration = Duration::from_millis(500);
 
+/// Whether a device that left here is connected nowhere else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Everywhere {
+    /// It is out of presence.
+    Yes,
+    /// It is connected elsewhere by now, and nobody is to hear that it went.
+    No,
+    /// It could not be taken out of presence yet; see [`super::untold`].
+    Unknown,
+}
+
 /// A device that has just connected, as the others will hear of it.
 pub struct Arrival {
     /// Whose.
@@ -150,25 +161,30 @@ impl Hub {
     }
 
     /// Takes a device that is gone out of presence, with its earlier connections
-    /// whose places this one had no time to take; false when it is connected
-    /// elsewhere by now and nobody is to hear that it went.
-    pub(super) async fn are_gone_everywhere(&self, left: &Departure, earlier: Vec<ConnectionId>) -> bool {
+    /// whose places this one had no time to take.
+    pub(super) async fn are_gone_everywhere(
+        &self,
+        left: &Departure,
+        earlier: Vec<ConnectionId>,
+    ) -> Everywhere {
         if !self.is_clustered() {
-            return true;
+            return Everywhere::Yes;
         }
-        let mut gone = self.is_gone_everywhere(left).await;
-        for connection in earlier {
-            gone |= self.is_gone_everywhere(&Departure { connection, ..*left }).await;
+        let mut unknown = Vec::new();
+        for connection in std::iter::once(left.connection).chain(earlier) {
+            let departure = Departure { connection, ..*left };
+            match self.0.backplane.presence_remove(left.user, left.device, connection).await {
+                // It has but one row.
+                Ok(true) => return Everywhere::Yes,
+                Ok(false) => {}
+                Err(_) => unknown.push(departure),
+            }
         }
-        gone
-    }
-
-    async fn is_gone_everywhere(&self, left: &Departure) -> bool {
-        let removed = self.0.backplane.presence_remove(left.user, left.device, left.connection).await;
-        if removed.is_err() {
-            self.untold(left);
+        if unknown.is_empty() {
+            return Everywhere::No;
         }
-        removed.unwrap_or(true)
+        unknown.iter().for_each(|departure| self.untold(departure));
+        Everywhere::Unknown
     }
 
     pub(super) fn publish_departure(&self, left: &Departure) {

@@ -1,6 +1,7 @@
 //! Devices that went while the other nodes could not be told: remembered, and
 //! told as soon as the backplane is there again.
 
+use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,10 +13,15 @@ const UNTOLD_MAX: usize = 16_384;
 /// Wait before they are tried again.
 const UNTOLD_RETRY: Duration = Duration::from_secs(1);
 
+/// The same when the node is going.
+const UNTOLD_RETRY_IN_A_HURRY: Duration = Duration::from_millis(50);
+
 /// Departures that the others were not told of.
 #[derive(Default)]
 pub struct Untold {
     departures: Vec<Departure>,
+    /// Those that are being told now.
+    under_way: usize,
     is_being_told: bool,
 }
 
@@ -33,6 +39,23 @@ impl Hub {
         }
     }
 
+    /// Whether nothing is left to tell that can be told.
+    pub(super) fn nobody_is_untold(&self) -> bool {
+        let untold = self.lock_untold();
+        (untold.departures.is_empty() && untold.under_way == 0) || !self.0.backplane.is_up()
+    }
+
+    /// The node goes without knowing whether these are out of presence: better
+    /// heard twice, of its burial, than never.
+    pub(super) fn tell_the_rest(&self) {
+        let departures = std::mem::take(&mut self.lock_untold().departures);
+        let mut told = HashSet::new();
+        departures
+            .iter()
+            .filter(|left| told.insert(left.device))
+            .for_each(|left| self.publish_departure(left));
+    }
+
     fn lock_untold(&self) -> MutexGuard<'_, Untold> {
         self.0.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -40,39 +63,56 @@ impl Hub {
     /// Tells the others who went while they could not be told, and takes them out
     /// of presence, where they would stay online for good.
     async fn tell_departures(&self) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(UNTOLD_RETRY) => {}
-                () = self.0.tasks.ending() => return,
-            }
+        while self.may_retry().await {
             if !self.0.backplane.is_up() {
                 continue;
             }
             let departures = {
                 let mut untold = self.lock_untold();
-                untold.is_being_told = !untold.departures.is_empty();
-                std::mem::take(&mut untold.departures)
+                let departures = std::mem::take(&mut untold.departures);
+                untold.is_being_told = !departures.is_empty();
+                untold.under_way = departures.len();
+                departures
             };
             if departures.is_empty() {
                 return;
             }
+            // Of one device several connections may be here.
+            let mut told = HashSet::new();
             for left in departures {
-                self.tell_departure(&left).await;
+                if self.is_out(&left).await && told.insert(left.device) {
+                    self.publish_departure(&left);
+                }
             }
+            self.lock_untold().under_way = 0;
         }
     }
 
-    async fn tell_departure(&self, left: &Departure) {
+    /// After a while; false when the node ends.
+    async fn may_retry(&self) -> bool {
+        let in_a_hurry = self.0.hurry.is_cancelled();
+        let pause = if in_a_hurry { UNTOLD_RETRY_IN_A_HURRY } else { UNTOLD_RETRY };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = self.0.hurry.cancelled(), if !in_a_hurry => true,
+            () = self.0.tasks.ending() => false,
+        }
+    }
+
+    /// Whether the others are to hear that it went; where that cannot be told, it
+    /// is tried again.
+    async fn is_out(&self, left: &Departure) -> bool {
         match self.0.backplane.presence_remove(left.user, left.device, left.connection).await {
-            Ok(true) => self.publish_departure(left),
+            Ok(true) => true,
             Ok(false) => {
                 // Without a row of any connection it is gone too: Redis may have forgotten it.
                 let roster = self.roster(left.user).await;
-                if roster.complete && roster.rows.iter().all(|(device, _)| *device != left.device) {
-                    self.publish_departure(left);
-                }
+                roster.complete && roster.rows.iter().all(|(device, _)| *device != left.device)
             }
-            Err(_) => self.untold(left),
+            Err(_) => {
+                self.untold(left);
+                false
+            }
         }
     }
 }
