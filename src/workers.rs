@@ -3,7 +3,7 @@
 //! A worker of tokio that finds two tasks ready at once wakes another one. With little to do that one
 //! comes too late, finds nothing and goes back to sleep: with two workers a fifth of what an event cost
 //! in a cluster of three nodes went there (perf: `futex` from `notify_parked_local`). So the others
-//! are kept in a task that blocks until those awake have enough to do, which is a hundredth of a second
+//! are kept in a task that blocks until those awake have enough to do, which is some hundredths of a second
 //! late at most.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Handle, RuntimeMetrics};
 
-/// How often the governor looks, and how long work may wait for a worker that is held.
+/// How often the governor looks.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Processor time of the process, in cores, for each worker awake: more, and one more is let go.
 const BUSY: f64 = 0.5;
+/// Looks in a row that find a worker at the same turn: it is busy, or a task blocks it. One look alone
+/// only says that the machine had no processor for it.
+const LOOKS_AT_ONE_TURN: u32 = 3;
 /// A worker is held only after so long a time without use for it.
-const CALM: Duration = Duration::from_secs(1);
+const CALM: Duration = Duration::from_millis(300);
 
 /// Starts the thread that holds workers of `runtime` back and lets them go, for as long as the process
 /// lives. With one worker there is nothing to hold.
@@ -40,6 +43,8 @@ struct Governor {
     /// Tasks that were sent to hold a worker and not let go since.
     held: usize,
     needed_at: Instant,
+    /// Of each worker: looks in a row that found it awake at the same turn.
+    at_one_turn: Vec<u32>,
 }
 
 /// Where held workers wait.
@@ -84,7 +89,8 @@ impl Gate {
 
 impl Governor {
     fn new(runtime: Handle, workers: usize) -> Self {
-        Self { runtime, workers, gate: Arc::default(), held: 0, needed_at: Instant::now() }
+        let at_one_turn = vec![0; workers];
+        Self { runtime, workers, gate: Arc::default(), held: 0, needed_at: Instant::now(), at_one_turn }
     }
 
     #[expect(clippy::disallowed_methods, reason = "a thread of its own, which is no worker")]
@@ -98,7 +104,12 @@ impl Governor {
 
     fn look(&mut self, before: &mut Seen) {
         let seen = Seen::now(&self.runtime.metrics());
-        self.follow(before.needed_until(&seen, self.held));
+        for (looks, (before, now)) in self.at_one_turn.iter_mut().zip(before.turns.iter().zip(&seen.turns)) {
+            // Odd while it sleeps.
+            *looks = if before == now && now % 2 == 0 { *looks + 1 } else { 0 };
+        }
+        let needed = needed(before.cores_until(&seen), &self.at_one_turn, self.held);
+        self.follow(needed);
         *before = seen;
     }
 
@@ -147,34 +158,36 @@ impl Seen {
         }
     }
 
-    /// How many workers the work between here and `later` asks for.
-    fn needed_until(&self, later: &Self, held: usize) -> usize {
-        let cores = later.processor_time.saturating_sub(self.processor_time).as_secs_f64()
-            / (later.at - self.at).as_secs_f64();
-        let by_load = 1 + (cores / BUSY) as usize;
-        // One that never slept in between is busy, or a task blocks it.
-        let restless = self.turns.iter().zip(&later.turns).filter(|(a, b)| a == b && *b % 2 == 0).count();
-        by_load.max(1 + restless.saturating_sub(held))
+    /// Processor time between here and `later`, in cores.
+    fn cores_until(&self, later: &Self) -> f64 {
+        let used = later.processor_time.saturating_sub(self.processor_time);
+        used.as_secs_f64() / (later.at - self.at).as_secs_f64()
     }
+}
+
+/// How many workers there is work for.
+fn needed(cores: f64, at_one_turn: &[u32], held: usize) -> usize {
+    let by_load = 1 + (cores / BUSY) as usize;
+    let restless = at_one_turn.iter().filter(|looks| **looks >= LOOKS_AT_ONE_TURN).count();
+    by_load.max(1 + restless.saturating_sub(held))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn seen(at: Instant, millis: u64, turns: &[u64]) -> Seen {
-        Seen { at, processor_time: Duration::from_millis(millis), turns: turns.to_vec() }
-    }
-
     #[test]
     fn load_and_workers_that_never_sleep_ask_for_more() {
         let start = Instant::now();
-        let end = start + Duration::from_millis(10);
-        let before = seen(start, 0, &[1, 2, 4, 7]);
-        assert_eq!(before.needed_until(&seen(end, 1, &[9, 2, 4, 7]), 2), 1, "two are held, one is asleep");
-        assert_eq!(before.needed_until(&seen(end, 1, &[9, 2, 4, 7]), 1), 2, "one of two blocks");
-        assert_eq!(before.needed_until(&seen(end, 6, &[9, 2, 4, 7]), 2), 2);
-        assert_eq!(before.needed_until(&seen(end, 24, &[9, 2, 4, 7]), 2), 5);
+        let seen = |at, millis| Seen { at, processor_time: Duration::from_millis(millis), turns: Vec::new() };
+        let cores = seen(start, 5).cores_until(&seen(start + Duration::from_millis(10), 11));
+        assert!((cores - 0.6).abs() < 0.01, "{cores}");
+
+        assert_eq!(needed(0.1, &[0, 0, 90, 90], 2), 1, "two are held");
+        assert_eq!(needed(0.1, &[2, 0, 90, 90], 2), 1, "one had no processor for a moment");
+        assert_eq!(needed(0.1, &[3, 0, 90, 90], 2), 2, "one blocks");
+        assert_eq!(needed(0.6, &[0, 0, 90, 90], 2), 2);
+        assert_eq!(needed(2.4, &[0, 0, 90, 90], 2), 5);
     }
 
     /// Everything but one worker is held; sockets and timers are served all the same.
