@@ -38,4 +38,3 @@ pub mod store;
 pub mod sync;
 pub mod telemetry;
 pub mod wire;
-pub mod workers;

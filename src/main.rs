@@ -8,7 +8,7 @@ mod smoke;
 use std::process::ExitCode;
 
 use tandem::telemetry::traces::Exporter;
-use tandem::{app, telemetry, workers};
+use tandem::{app, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -24,7 +24,6 @@ fn main() -> ExitCode {
 fn serve(config: tandem::config::Config) -> ExitCode {
     let served = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let served = served.map_err(anyhow::Error::from).and_then(|runtime| {
-        workers::keep_few_awake(runtime.handle())?;
         let served = runtime.block_on(observed(config));
         // Hashes and files that still run are not waited for.
         runtime.shutdown_background();
