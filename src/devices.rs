@@ -158,9 +158,15 @@ const NODE_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// ago may be connected to another node by now.
 const HEARD_FOR: Duration = Duration::from_millis(800);
 
-/// Whether somebody answers. Asked twice, since what comes first may be an answer to something older.
-pub async fn answers(client: &impl Recipient) -> bool {
-    !client.is_closed() && client.probe().await && client.probe().await
+/// Asks a client for a sign of life. Twice, since what comes first may be an answer to something older.
+///
+/// # Errors
+/// `draining` when nobody answers: who is there after all comes again.
+pub async fn must_answer(client: &impl Recipient) -> Outcome<()> {
+    if !client.is_closed() && client.probe().await && client.probe().await {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Draining, "Nobody is there any more."))
 }
 
 /// A claim may wait long for its turn: behind a lock, in a queue, on a node that stands still. Were it then
@@ -243,11 +249,9 @@ impl DeviceService {
                 Err(ConnectRefusal::DeviceRevoked) => {
                     return Err(Failure::new(Code::DeviceRevoked, "This device was removed by its user."));
                 }
-                Err(ConnectRefusal::Gone) if answers(&*client).await => {
-                    claim.still_there = heard_just_now(client.clone());
-                }
                 Err(ConnectRefusal::Gone) => {
-                    return Err(Failure::new(Code::Draining, "Nobody is there any more."));
+                    must_answer(&*client).await?;
+                    claim.still_there = heard_just_now(client.clone());
                 }
             }
         }

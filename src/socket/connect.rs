@@ -86,8 +86,8 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
 
     let _visit = services.hub.visit(identity.user).await;
     // Last, since a node may stand still while it waits, too.
-    if services.standstill.was_lately() && !devices::answers(&**session).await {
-        return Err(Failure::new(Code::Draining, "Nobody is there any more."));
+    if services.standstill.was_lately() {
+        devices::must_answer(&**session).await?;
     }
     let connection = ConnectionId::fresh();
     let connected =
