@@ -6,6 +6,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Departure, Hub};
+use crate::backplane::Unavailable;
 
 /// Departures that are kept for when the others can be told again.
 const UNTOLD_MAX: usize = 16_384;
@@ -19,9 +20,8 @@ const UNTOLD_RETRY_IN_A_HURRY: Duration = Duration::from_millis(50);
 /// Departures that the others were not told of.
 #[derive(Default)]
 pub struct Untold {
+    /// Each until it is told.
     departures: Vec<Departure>,
-    /// Those that are being told now.
-    under_way: usize,
     is_being_told: bool,
 }
 
@@ -41,8 +41,7 @@ impl Hub {
 
     /// Whether nothing is left to tell that can be told.
     pub(super) fn nobody_is_untold(&self) -> bool {
-        let untold = self.lock_untold();
-        (untold.departures.is_empty() && untold.under_way == 0) || !self.0.backplane.is_up()
+        self.lock_untold().departures.is_empty() || !self.0.backplane.is_up()
     }
 
     /// The node goes without knowing whether these are out of presence: better
@@ -69,10 +68,8 @@ impl Hub {
             }
             let departures = {
                 let mut untold = self.lock_untold();
-                let departures = std::mem::take(&mut untold.departures);
-                untold.is_being_told = !departures.is_empty();
-                untold.under_way = departures.len();
-                departures
+                untold.is_being_told = !untold.departures.is_empty();
+                untold.departures.clone()
             };
             if departures.is_empty() {
                 return;
@@ -80,11 +77,12 @@ impl Hub {
             // Of one device several connections may be here.
             let mut told = HashSet::new();
             for left in departures {
-                if self.is_out(&left).await && told.insert(left.device) {
+                let Ok(is_out) = self.is_out(&left).await else { continue };
+                if is_out && told.insert(left.device) {
                     self.publish_departure(&left);
                 }
+                self.lock_untold().departures.retain(|untold| untold.connection != left.connection);
             }
-            self.lock_untold().under_way = 0;
         }
     }
 
@@ -99,20 +97,13 @@ impl Hub {
         }
     }
 
-    /// Whether the others are to hear that it went; where that cannot be told, it
-    /// is tried again.
-    async fn is_out(&self, left: &Departure) -> bool {
-        match self.0.backplane.presence_remove(left.user, left.device, left.connection).await {
-            Ok(true) => true,
-            Ok(false) => {
-                // Without a row of any connection it is gone too: Redis may have forgotten it.
-                let roster = self.roster(left.user).await;
-                roster.complete && roster.rows.iter().all(|(device, _)| *device != left.device)
-            }
-            Err(_) => {
-                self.untold(left);
-                false
-            }
+    /// Takes it out of presence; whether the others are to hear that it went.
+    async fn is_out(&self, left: &Departure) -> Result<bool, Unavailable> {
+        if self.0.backplane.presence_remove(left.user, left.device, left.connection).await? {
+            return Ok(true);
         }
+        // Without a row of any connection it is gone too: Redis may have forgotten it.
+        let roster = self.roster(left.user).await;
+        Ok(roster.complete && roster.rows.iter().all(|(device, _)| *device != left.device))
     }
 }
