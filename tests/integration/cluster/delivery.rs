@@ -40,6 +40,7 @@ async fn changes_events_and_messages_reach_devices_on_other_nodes_in_order_and_o
         assert_eq!(numbers(device, "session-updated", "seq"), (1..=EACH as u64).collect::<Vec<_>>());
         assert_eq!(numbers(device, "realtime-event", "payload"), expected);
     }
+    tablet.until("device-message", 10, |seen| (seen.len() >= EACH).then_some(())).await;
     assert_eq!(numbers(&tablet, "device-message", "message"), expected);
     laptop.caught_up_with(&phone).await;
     assert_eq!(laptop.events("device-message"), Vec::<Value>::new(), "a message is for one device");
