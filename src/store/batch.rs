@@ -126,6 +126,8 @@ impl Loaded {
 
 /// A new row of the changes table.
 pub type ChangeRow = Arc<Change>;
+/// A new row of the op ids' table, with the time of its coming.
+pub type OpIdRow = (OpKey, SessionKey, AppliedOp, Timestamp);
 
 /// What to save, and what to answer.
 #[derive(Default)]
@@ -137,7 +139,7 @@ pub struct Plan {
     /// The touched heads as they are after the batch.
     pub heads: HashMap<UserId, Head>,
     /// New op ids.
-    pub op_ids: Vec<(OpKey, SessionKey, AppliedOp, Timestamp)>,
+    pub op_ids: Vec<OpIdRow>,
     /// One for each write, in order.
     pub outcomes: Vec<Result<Written, WriteRefusal>>,
 }

@@ -11,6 +11,7 @@ use super::bed::{Bed, bounds, commit, delete, state, write, written};
 on_every_store!(
     a_batch_answers_each_write_and_a_refused_one_takes_no_seq,
     a_batch_of_512_users_is_applied_whole,
+    a_batch_of_any_shape_is_applied_whole,
     a_state_comes_back_as_it_was_written,
     an_op_id_is_applied_once,
     a_stale_base_is_told_what_is_current,
@@ -73,6 +74,50 @@ async fn a_batch_of_512_users_is_applied_whole(bed: &Bed) {
         assert_eq!(outcome.unwrap().seq, Seq(i as u64 / 64 + 1));
     }
     assert_eq!(state(&*bed.store, users[63], "key-7").await.as_deref(), Some("511"));
+}
+
+/// Few or many writes, of keys of their own or of a few, named by op ids all, in part or not at all.
+async fn a_batch_of_any_shape_is_applied_whole(bed: &Bed) {
+    let user = bed.user().await;
+    let shapes = [1, 2, 3, 15, 16, 17, 40];
+    let shapes = shapes.into_iter().flat_map(|writes| [(writes, 100), (writes, 2)]);
+    let shapes =
+        shapes.flat_map(|(writes, keys)| [(writes, keys, 1), (writes, keys, 2), (writes, keys, 100)]);
+    let mut seq = 0;
+    for (writes, keys, named) in shapes {
+        let batch: Vec<_> = (0..writes)
+            .map(|nth| SessionWrite {
+                op_id: (nth % named == 0).then(|| format!("{seq} {nth}").into()),
+                ..write(user, &format!("key-{}", nth % keys), &format!("[{seq},{nth}]"))
+            })
+            .collect();
+
+        let outcomes = commit(&*bed.store, batch.clone()).await;
+
+        let seqs: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().seq.0).collect();
+        assert_eq!(seqs, (seq + 1..=seq + writes).collect::<Vec<_>>());
+        let kept = bed.store.kept_changes(user, Seq(seq)).await.unwrap();
+        let wrote = batch.iter().map(|write| (&write.key, Some(state_of(write))));
+        assert!(
+            kept.iter().map(|change| (&change.key, change.state.as_deref())).eq(wrote),
+            "{writes} writes"
+        );
+        for write in batch.iter().rev().take(keys as usize) {
+            assert_eq!(state(&*bed.store, user, write.key.as_str()).await.as_deref(), Some(state_of(write)));
+        }
+        for repeat in commit(&*bed.store, batch.into_iter().filter(|write| write.op_id.is_some())).await {
+            assert!(repeat.unwrap().change.is_none(), "{writes} writes of which one in {named} is named");
+        }
+        seq += writes;
+        assert_eq!(bed.store.head(user).await.unwrap().unwrap().seq, Seq(seq));
+    }
+}
+
+fn state_of(write: &SessionWrite) -> &str {
+    match &write.change {
+        WriteChange::State(state) => state,
+        other => panic!("the batch has no {other:?}"),
+    }
 }
 
 async fn a_state_comes_back_as_it_was_written(bed: &Bed) {

@@ -234,14 +234,14 @@ pub async fn note(
         connection,
         ("INSERT INTO revocations (user_id, kind, subject, at) VALUES", "(?, ?, ?, ?)", ""),
         ended,
-        |statement, revoked| {
+        |script, revoked| {
             let (kind, subject) = match revoked {
                 Revoked::User => ("user", None),
                 Revoked::Device(device) => ("device", Some(device.to_string())),
                 Revoked::Login(login) => ("login", login.map(|login| login.to_string())),
                 Revoked::Connection(connection) => ("connection", Some(connection.to_string())),
             };
-            statement.bind(user.to_string()).bind(kind).bind(subject).bind(at.0)
+            script.bind(user.to_string()).bind(kind).bind(subject).bind(at.0);
         },
     )
     .await

@@ -19,16 +19,15 @@ mod turn;
 
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use sqlx::Connection;
 use sqlx::migrate::Migrator;
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
-    Sqlite, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -47,8 +46,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// How long a transaction waits for another process to finish its own.
 const LOCK_WAIT: Duration = Duration::from_millis(1_500);
 
-/// How long a call waits for a connection of the pool.
-const POOL_WAIT: Duration = Duration::from_secs(2);
+/// How long a call waits for a connection.
+const CONNECTION_WAIT: Duration = Duration::from_secs(2);
 
 /// Connections that only read.
 const READERS: u32 = 4;
@@ -59,7 +58,9 @@ const WAL_PAGES_BEFORE_CHECKPOINT: &str = "4096";
 
 /// See the module's comment.
 pub struct SqliteStore {
-    writer: SqlitePool,
+    /// The connection that writes, while nobody does. No pool: that asks a connection
+    /// for a sign of life each time it comes back.
+    writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
     turns: turn::Turns,
     options: SqliteConnectOptions,
@@ -94,17 +95,15 @@ impl SqliteStore {
             .pragma("journal_size_limit", "33554432");
         let marker = Marker::of(path).context("cannot write beside the database")?;
         let epoch = prepare(path, &options, &marker).await?;
-        let pool = |connections: u32| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(POOL_WAIT)
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
-        };
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(CONNECTION_WAIT)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None);
         Ok(Self {
-            writer: pool(1).connect_with(options.clone()).await?,
-            readers: pool(READERS).connect_lazy_with(options.clone().pragma("query_only", "ON")),
+            writer: Mutex::new(Some(SqliteConnection::connect_with(&options).await?)),
+            readers: readers.connect_lazy_with(options.clone().pragma("query_only", "ON")),
             turns: turn::Turns::of(path).context("cannot write beside the database")?,
             options,
             writing: Semaphore::new(1),
@@ -115,25 +114,49 @@ impl SqliteStore {
     }
 }
 
-/// Closes a connection on which a transaction failed. SQLite rolls some failures
-/// back by itself, that of a full disk among them, and sqlx, which does not know,
-/// would find itself inside a transaction for ever.
-async fn give_up(connection: PoolConnection<Sqlite>) {
-    if let Err(error) = connection.close().await {
-        tracing::debug!(%error, "a failed connection did not close well");
-    }
-}
-
 /// Held by whoever writes.
 struct Writing<'a> {
+    store: &'a SqliteStore,
     _turn: Option<turn::Turn>,
     _permit: SemaphorePermit<'a>,
+}
+
+impl Writing<'_> {
+    /// The connection, opened anew where the last transaction failed.
+    async fn connection(&self) -> Result<SqliteConnection, sqlx::Error> {
+        if let Some(connection) = self.store.writer().take() {
+            return Ok(connection);
+        }
+        let opened = SqliteConnection::connect_with(&self.store.options);
+        tokio::time::timeout(CONNECTION_WAIT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Keeps the connection for the next one, or closes it where its transaction failed: SQLite rolls some
+    /// failures back by itself, that of a full disk among them, and sqlx, which does not know, would find
+    /// itself inside a transaction for ever.
+    async fn done<T, E>(&self, connection: SqliteConnection, result: &Result<T, E>) {
+        if result.is_ok() {
+            *self.store.writer() = Some(connection);
+        } else {
+            self.close(connection).await;
+        }
+    }
+
+    async fn close(&self, connection: SqliteConnection) {
+        if let Err(error) = connection.close().await {
+            tracing::debug!(%error, "a connection did not close well");
+        }
+    }
 }
 
 impl SqliteStore {
     async fn writing(&self) -> Writing<'_> {
         let permit = self.writing.acquire().await.expect("it is never closed");
-        Writing { _turn: self.turns.take().await, _permit: permit }
+        Writing { store: self, _turn: self.turns.take().await, _permit: permit }
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Option<SqliteConnection>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn saw(&self, epoch: Epoch) {
@@ -149,12 +172,10 @@ impl SqliteStore {
         retention: &Retention,
         now: Timestamp,
     ) -> Result<u64, sqlx::Error> {
-        let mut connection = self.writer.acquire().await?;
-        let transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let gone_through = step.transact(transaction, retention, now).await;
-        if gone_through.is_err() {
-            give_up(connection).await;
-        }
+        let writing = self.writing().await;
+        let mut connection = writing.connection().await?;
+        let gone_through = step.transact(&mut connection, retention, now).await;
+        writing.done(connection, &gone_through).await;
         gone_through
     }
 }
@@ -224,8 +245,11 @@ fn fault(error: sqlx::Error) -> StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>> {
-        let _writing = self.writing().await;
-        let (replies, mark) = commit::commit(&self.writer, batch, &self.bounds).await?;
+        let writing = self.writing().await;
+        let mut connection = writing.connection().await.map_err(fault)?;
+        let committed = commit::commit(&mut connection, batch, &self.bounds).await;
+        writing.done(connection, &committed).await;
+        let (replies, mark) = committed?;
         if let Err(error) = self.marker.raise(&mark, Other::Keep).await {
             tracing::warn!(%error, "the marker beside the database could not be raised");
         }
@@ -238,9 +262,11 @@ impl Store for SqliteStore {
     }
 
     async fn new_epoch(&self) -> StoreResult<Epoch> {
-        let _writing = self.writing().await;
-        let mut connection = self.writer.acquire().await.map_err(fault)?;
-        let mark = begin_epoch(&mut connection).await.map_err(fault)?;
+        let writing = self.writing().await;
+        let mut connection = writing.connection().await.map_err(fault)?;
+        let begun = begin_epoch(&mut connection).await;
+        writing.done(connection, &begun).await;
+        let mark = begun.map_err(fault)?;
         if let Err(error) = self.marker.raise(&mark, Other::Replace).await {
             // Then the next start begins one more, which does no harm.
             tracing::warn!(%error, "the marker beside the database could not be replaced");
@@ -337,7 +363,6 @@ impl Store for SqliteStore {
     async fn prune(&self, retention: &Retention, now: Timestamp) -> StoreResult<u64> {
         let mut gone_through = 0;
         for step in prune::Step::ALL {
-            let _writing = self.writing().await;
             gone_through += self.prune_step(step, retention, now).await.map_err(fault)?;
         }
         Ok(gone_through)
@@ -349,6 +374,10 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.readers.close().await;
-        self.writer.close().await;
+        let writing = self.writing().await;
+        let writer = self.writer().take();
+        if let Some(writer) = writer {
+            writing.close(writer).await;
+        }
     }
 }

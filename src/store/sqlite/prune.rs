@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
-use sqlx::{Row, Transaction};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Connection, Row};
 
 use super::sql::{json_list, number};
 use crate::model::Timestamp;
@@ -47,14 +47,15 @@ impl Step {
     pub const ALL: [Self; 6] =
         [Self::OpIds, Self::Settled, Self::Aged, Self::Crowded, Self::OldTombstones, Self::Ended];
 
-    /// Does one go of it in `transaction`; how many rows it went through. Call
+    /// Does one go of it in a transaction; how many rows it went through. Call
     /// again, in the next one, while that is not 0.
     pub async fn transact(
         self,
-        mut transaction: Transaction<'_, Sqlite>,
+        connection: &mut SqliteConnection,
         retention: &Retention,
         now: Timestamp,
     ) -> Result<u64, sqlx::Error> {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let gone_through = self.run(&mut transaction, retention, now).await?;
         transaction.commit().await?;
         Ok(gone_through)

@@ -1,17 +1,15 @@
 //! Small pieces that SQLite's statements share: ids as text, lists as one JSON
-//! parameter, and many rows in few statements.
+//! parameter, many rows in few statements, and several statements in one piece.
 
 use std::sync::Arc;
 
-use sqlx::Row;
-use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
+use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteQueryResult, SqliteRow};
+use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor, Row, Type};
 
 use super::marker::Mark;
 use crate::model::{DeviceId, Epoch, JsonText, Seq, SessionKey, Timestamp, UserId, Version};
-
-/// A statement before it runs.
-pub type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// Rows that one statement inserts, biggest first: a batch is cut into these,
 /// so that only few statement texts exist and each stays prepared.
@@ -28,38 +26,86 @@ pub fn session_id(user: UserId, key: &SessionKey) -> String {
     format!("{user}:{key}")
 }
 
-/// Inserts `rows` with as few statements as their number allows.
-///
-/// `head` ends before the first row, `row` is one row's `(?, ?)`, `tail` follows
-/// the last; `bind` adds one row's values in order.
-pub async fn insert_all<'q, T>(
+/// How rows are inserted: what comes before the first row's values, one row's
+/// `(?, ?)`, and what follows the last.
+pub type Insert = (&'static str, &'static str, &'static str);
+
+/// Statements, and their values in order, that go to the connection's thread in
+/// one piece. The way there and back costs two changes of thread, which is more
+/// than a small statement does.
+#[derive(Default)]
+pub struct Script {
+    /// Put together from constants only.
+    text: String,
+    values: SqliteArguments,
+}
+
+impl Script {
+    /// Adds a statement; its values follow.
+    pub fn push(&mut self, statement: &'static str) -> &mut Self {
+        self.text.push_str(statement);
+        self.text.push_str(";\n");
+        self
+    }
+
+    /// Adds one statement that inserts `rows`, if there are any; `bind` adds one
+    /// row's values.
+    pub fn insert<T>(&mut self, (head, row, tail): Insert, rows: &[T], bind: impl Fn(&mut Self, &T)) {
+        if rows.is_empty() {
+            return;
+        }
+        let rest = format!(", {row}").repeat(rows.len() - 1);
+        self.text.extend([head, " ", row, &rest, tail, ";\n"]);
+        rows.iter().for_each(|row| bind(self, row));
+    }
+
+    /// Adds a value.
+    pub fn bind<'t>(&mut self, value: impl Encode<'t, Sqlite> + Type<Sqlite>) -> &mut Self {
+        self.values.add(value).expect("texts, numbers and blobs can always be encoded");
+        self
+    }
+
+    /// Runs it: the rows of all statements, and a summary after the last of each.
+    pub fn run(
+        self,
+        connection: &mut SqliteConnection,
+    ) -> BoxStream<'_, Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>> {
+        connection.fetch_many(sqlx::query_with(AssertSqlSafe(self.text), self.values))
+    }
+}
+
+/// Inserts `rows` with as few statements as their number allows, one after the other.
+pub async fn insert_all<T>(
     connection: &mut SqliteConnection,
-    (head, row, tail): (&str, &str, &str),
-    rows: &'q [T],
-    bind: impl Fn(Statement<'q>, &'q T) -> Statement<'q>,
+    insert: Insert,
+    rows: &[T],
+    bind: impl Fn(&mut Script, &T),
 ) -> Result<(), sqlx::Error> {
     let mut left = rows;
     while !left.is_empty() {
         let size = CHUNKS.iter().copied().find(|size| *size <= left.len()).unwrap_or(1);
         let (now, later) = left.split_at(size);
-        let text = format!("{head} {}{}{tail}", row, format!(", {row}").repeat(size - 1));
-        // The text is put together from constants only.
-        let statement = sqlx::query(sqlx::AssertSqlSafe(text));
-        now.iter().fold(statement, &bind).execute(&mut *connection).await?;
+        let mut script = Script::default();
+        script.insert(insert, now, &bind);
+        script.run(connection).try_for_each(|_| std::future::ready(Ok(()))).await?;
         left = later;
     }
     Ok(())
 }
 
 /// The epoch and how far the database is.
+pub const MARK: &str =
+    "SELECT value AS epoch, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0) AS commits
+     FROM meta WHERE name = 'epoch'";
+
+/// Reads [`MARK`].
 pub async fn mark(connection: &mut SqliteConnection) -> Result<Mark, sqlx::Error> {
-    let row = sqlx::query(
-        "SELECT value AS epoch, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'changes'), 0) AS commits
-         FROM meta WHERE name = 'epoch'",
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(Mark { epoch: epoch(&row, "epoch")?, commits: number(&row, "commits")? })
+    mark_of(&sqlx::query(MARK).fetch_one(connection).await?)
+}
+
+/// A row of [`MARK`].
+pub fn mark_of(row: &SqliteRow) -> Result<Mark, sqlx::Error> {
+    Ok(Mark { epoch: epoch(row, "epoch")?, commits: number(row, "commits")? })
 }
 
 /// A column that holds the epoch.
