@@ -203,13 +203,13 @@ async fn save(connection: &mut SqliteConnection, plan: &Plan) -> Result<Mark, sq
     let entries: Vec<_> = plan.entries.iter().collect();
     let mut script = Script::default();
     if goes_in_one_piece(plan) {
-        script.insert(SESSIONS, &entries, bind_entry);
-        script.insert(CHANGES, &plan.changes, bind_change);
-        script.insert(OP_IDS, &plan.op_ids, bind_op_id);
+        script.insert(&SESSIONS, &entries, bind_entry);
+        script.insert(&CHANGES, &plan.changes, bind_change);
+        script.insert(&OP_IDS, &plan.op_ids, bind_op_id);
     } else {
-        insert_all(connection, SESSIONS, &entries, bind_entry).await?;
-        insert_all(connection, CHANGES, &plan.changes, bind_change).await?;
-        insert_all(connection, OP_IDS, &plan.op_ids, bind_op_id).await?;
+        insert_all(connection, &SESSIONS, &entries, bind_entry).await?;
+        insert_all(connection, &CHANGES, &plan.changes, bind_change).await?;
+        insert_all(connection, &OP_IDS, &plan.op_ids, bind_op_id).await?;
     }
     if !plan.heads.is_empty() {
         let heads = plan.heads.iter().map(|(user, head)| {
@@ -236,13 +236,13 @@ fn goes_in_one_piece(plan: &Plan) -> bool {
         && (plan.op_ids.is_empty() || plan.op_ids.len() == changes)
 }
 
-const SESSIONS: Insert = (
-    "INSERT INTO sessions
+const SESSIONS: Insert = Insert {
+    head: "INSERT INTO sessions
      (id, user_id, session_key, device_id, data, version, seq, created_at, updated_at) VALUES",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    " ON CONFLICT (id) DO UPDATE SET device_id = excluded.device_id, data = excluded.data,
+    row: "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    tail: " ON CONFLICT (id) DO UPDATE SET device_id = excluded.device_id, data = excluded.data,
       version = excluded.version, seq = excluded.seq, updated_at = excluded.updated_at",
-);
+};
 
 fn bind_entry(script: &mut Script, ((user, key), stored): &(&(UserId, SessionKey), &Stored)) {
     script
@@ -257,11 +257,11 @@ fn bind_entry(script: &mut Script, ((user, key), stored): &(&(UserId, SessionKey
         .bind(stored.updated_at.0);
 }
 
-const CHANGES: Insert = (
-    "INSERT INTO changes (user_id, seq, session_key, version, device_id, at, data) VALUES",
-    "(?, ?, ?, ?, ?, ?, ?)",
-    "",
-);
+const CHANGES: Insert = Insert {
+    head: "INSERT INTO changes (user_id, seq, session_key, version, device_id, at, data) VALUES",
+    row: "(?, ?, ?, ?, ?, ?, ?)",
+    tail: "",
+};
 
 fn bind_change(script: &mut Script, change: &ChangeRow) {
     script
@@ -279,11 +279,11 @@ const UPDATE_HEADS: &str =
          kept_bytes = head.value ->> 4, tombstones = head.value ->> 5
      FROM json_each(?) AS head WHERE users.id = head.value ->> 0";
 
-const OP_IDS: Insert = (
-    "INSERT INTO op_ids (user_id, op_id, content_hash, session_key, version, seq, at) VALUES",
-    "(?, ?, ?, ?, ?, ?, ?)",
-    "",
-);
+const OP_IDS: Insert = Insert {
+    head: "INSERT INTO op_ids (user_id, op_id, content_hash, session_key, version, seq, at) VALUES",
+    row: "(?, ?, ?, ?, ?, ?, ?)",
+    tail: "",
+};
 
 fn bind_op_id(script: &mut Script, ((user, op_id), key, applied, at): &OpIdRow) {
     script

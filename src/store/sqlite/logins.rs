@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
 use super::external;
-use super::sql::{insert_all, number, time, uuid};
+use super::sql::{Insert, insert_all, number, time, uuid};
 use crate::model::{ConnectionId, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
     Account, Bearer, ChangePassword, NewAccount, NewLogin, Revocation, RotateRefresh, Rotation, Which,
@@ -232,7 +232,11 @@ pub async fn note(
 ) -> Result<(), sqlx::Error> {
     insert_all(
         connection,
-        ("INSERT INTO revocations (user_id, kind, subject, at) VALUES", "(?, ?, ?, ?)", ""),
+        &Insert {
+            head: "INSERT INTO revocations (user_id, kind, subject, at) VALUES",
+            row: "(?, ?, ?, ?)",
+            tail: "",
+        },
         ended,
         |script, revoked| {
             let (kind, subject) = match revoked {

@@ -16,10 +16,11 @@ mod prune;
 mod read;
 mod sql;
 mod turn;
+mod writing;
 
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,7 +31,6 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, Moved, MovedSince, Reply, Retention,
@@ -46,8 +46,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// How long a transaction waits for another process to finish its own.
 const LOCK_WAIT: Duration = Duration::from_millis(1_500);
 
-/// How long a call waits for a connection.
-const CONNECTION_WAIT: Duration = Duration::from_secs(2);
+/// How long a call waits for a connection of the pool.
+const POOL_WAIT: Duration = Duration::from_secs(2);
 
 /// Connections that only read.
 const READERS: u32 = 4;
@@ -58,14 +58,9 @@ const WAL_PAGES_BEFORE_CHECKPOINT: &str = "4096";
 
 /// See the module's comment.
 pub struct SqliteStore {
-    /// The connection that writes, while nobody does. No pool: that asks a connection
-    /// for a sign of life each time it comes back.
-    writer: Mutex<Option<SqliteConnection>>,
+    writer: writing::Writer,
     readers: SqlitePool,
-    turns: turn::Turns,
     options: SqliteConnectOptions,
-    /// Batches and pruning, one transaction at a time, in the order of their coming.
-    writing: Semaphore,
     /// As last seen: another process on this file may begin a new one.
     epoch: RwLock<Epoch>,
     marker: Marker,
@@ -97,16 +92,14 @@ impl SqliteStore {
         let epoch = prepare(path, &options, &marker).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .acquire_timeout(CONNECTION_WAIT)
+            .acquire_timeout(POOL_WAIT)
             .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None);
         Ok(Self {
-            writer: Mutex::new(Some(SqliteConnection::connect_with(&options).await?)),
+            writer: writing::Writer::open(path, options.clone()).await?,
             readers: readers.connect_lazy_with(options.clone().pragma("query_only", "ON")),
-            turns: turn::Turns::of(path).context("cannot write beside the database")?,
             options,
-            writing: Semaphore::new(1),
             epoch: RwLock::new(epoch),
             marker,
             bounds,
@@ -114,51 +107,7 @@ impl SqliteStore {
     }
 }
 
-/// Held by whoever writes.
-struct Writing<'a> {
-    store: &'a SqliteStore,
-    _turn: Option<turn::Turn>,
-    _permit: SemaphorePermit<'a>,
-}
-
-impl Writing<'_> {
-    /// The connection, opened anew where the last transaction failed.
-    async fn connection(&self) -> Result<SqliteConnection, sqlx::Error> {
-        if let Some(connection) = self.store.writer().take() {
-            return Ok(connection);
-        }
-        let opened = SqliteConnection::connect_with(&self.store.options);
-        tokio::time::timeout(CONNECTION_WAIT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
-    }
-
-    /// Keeps the connection for the next one, or closes it where its transaction failed: SQLite rolls some
-    /// failures back by itself, that of a full disk among them, and sqlx, which does not know, would find
-    /// itself inside a transaction for ever.
-    async fn done<T, E>(&self, connection: SqliteConnection, result: &Result<T, E>) {
-        if result.is_ok() {
-            *self.store.writer() = Some(connection);
-        } else {
-            self.close(connection).await;
-        }
-    }
-
-    async fn close(&self, connection: SqliteConnection) {
-        if let Err(error) = connection.close().await {
-            tracing::debug!(%error, "a connection did not close well");
-        }
-    }
-}
-
 impl SqliteStore {
-    async fn writing(&self) -> Writing<'_> {
-        let permit = self.writing.acquire().await.expect("it is never closed");
-        Writing { store: self, _turn: self.turns.take().await, _permit: permit }
-    }
-
-    fn writer(&self) -> MutexGuard<'_, Option<SqliteConnection>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn saw(&self, epoch: Epoch) {
         let is_known = *self.epoch.read().unwrap_or_else(PoisonError::into_inner) == epoch;
         if !is_known {
@@ -172,10 +121,10 @@ impl SqliteStore {
         retention: &Retention,
         now: Timestamp,
     ) -> Result<u64, sqlx::Error> {
-        let writing = self.writing().await;
+        let writing = self.writer.begin().await?;
         let mut connection = writing.connection().await?;
         let gone_through = step.transact(&mut connection, retention, now).await;
-        writing.done(connection, &gone_through).await;
+        writing.end(connection, &gone_through).await;
         gone_through
     }
 }
@@ -245,10 +194,10 @@ fn fault(error: sqlx::Error) -> StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>> {
-        let writing = self.writing().await;
+        let writing = self.writer.begin().await.map_err(fault)?;
         let mut connection = writing.connection().await.map_err(fault)?;
         let committed = commit::commit(&mut connection, batch, &self.bounds).await;
-        writing.done(connection, &committed).await;
+        writing.end(connection, &committed).await;
         let (replies, mark) = committed?;
         if let Err(error) = self.marker.raise(&mark, Other::Keep).await {
             tracing::warn!(%error, "the marker beside the database could not be raised");
@@ -262,10 +211,10 @@ impl Store for SqliteStore {
     }
 
     async fn new_epoch(&self) -> StoreResult<Epoch> {
-        let writing = self.writing().await;
+        let writing = self.writer.begin().await.map_err(fault)?;
         let mut connection = writing.connection().await.map_err(fault)?;
         let begun = begin_epoch(&mut connection).await;
-        writing.done(connection, &begun).await;
+        writing.end(connection, &begun).await;
         let mark = begun.map_err(fault)?;
         if let Err(error) = self.marker.raise(&mark, Other::Replace).await {
             // Then the next start begins one more, which does no harm.
@@ -374,10 +323,6 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.readers.close().await;
-        let writing = self.writing().await;
-        let writer = self.writer().take();
-        if let Some(writer) = writer {
-            writing.close(writer).await;
-        }
+        self.writer.close().await;
     }
 }

@@ -11,8 +11,8 @@ use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor, Row, Type};
 use super::marker::Mark;
 use crate::model::{DeviceId, Epoch, JsonText, Seq, SessionKey, Timestamp, UserId, Version};
 
-/// Rows that one statement inserts, biggest first: a batch is cut into these,
-/// so that only few statement texts exist and each stays prepared.
+/// Rows that one statement of [`insert_all`] inserts, biggest first: rows are cut into
+/// these, so that only few statement texts exist and each stays prepared.
 const CHUNKS: &[usize] = &[64, 16, 4, 1];
 
 /// A list as one parameter for `json_each`.
@@ -26,9 +26,15 @@ pub fn session_id(user: UserId, key: &SessionKey) -> String {
     format!("{user}:{key}")
 }
 
-/// How rows are inserted: what comes before the first row's values, one row's
-/// `(?, ?)`, and what follows the last.
-pub type Insert = (&'static str, &'static str, &'static str);
+/// How rows are inserted.
+pub struct Insert {
+    /// What comes before the first row's values.
+    pub head: &'static str,
+    /// One row's `(?, ?)`.
+    pub row: &'static str,
+    /// What follows the last row's.
+    pub tail: &'static str,
+}
 
 /// Statements, and their values in order, that go to the connection's thread in
 /// one piece. The way there and back costs two changes of thread, which is more
@@ -41,7 +47,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// Adds a statement; its values follow.
+    /// Adds a statement; its values follow, as many as it has nameless `?`. A number
+    /// would count from the script's first value, and one value too few would be null.
     pub fn push(&mut self, statement: &'static str) -> &mut Self {
         self.text.push_str(statement);
         self.text.push_str(";\n");
@@ -50,12 +57,12 @@ impl Script {
 
     /// Adds one statement that inserts `rows`, if there are any; `bind` adds one
     /// row's values.
-    pub fn insert<T>(&mut self, (head, row, tail): Insert, rows: &[T], bind: impl Fn(&mut Self, &T)) {
+    pub fn insert<T>(&mut self, insert: &Insert, rows: &[T], bind: impl Fn(&mut Self, &T)) {
         if rows.is_empty() {
             return;
         }
-        let rest = format!(", {row}").repeat(rows.len() - 1);
-        self.text.extend([head, " ", row, &rest, tail, ";\n"]);
+        let rest = format!(", {}", insert.row).repeat(rows.len() - 1);
+        self.text.extend([insert.head, " ", insert.row, &rest, insert.tail, ";\n"]);
         rows.iter().for_each(|row| bind(self, row));
     }
 
@@ -77,7 +84,7 @@ impl Script {
 /// Inserts `rows` with as few statements as their number allows, one after the other.
 pub async fn insert_all<T>(
     connection: &mut SqliteConnection,
-    insert: Insert,
+    insert: &Insert,
     rows: &[T],
     bind: impl Fn(&mut Script, &T),
 ) -> Result<(), sqlx::Error> {
