@@ -104,20 +104,24 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Earlier versions that deciding `writes` will look at: bases of merges
-    /// and versions to bring back. A few too many is fine.
-    pub fn versions_needed(&self, writes: &[Arc<SessionWrite>]) -> HashSet<VersionId> {
+    /// Earlier versions that deciding `writes` will look at and that are still to be
+    /// loaded: bases of merges and versions to bring back. A few too many is fine.
+    /// Those that are current need no loading.
+    pub fn versions_to_load(&mut self, writes: &[Arc<SessionWrite>]) -> HashSet<VersionId> {
         let mut wanted = HashSet::new();
         for write in writes {
             let merges = write.on_conflict == merge::OnConflict::Merge
                 && matches!(write.change, WriteChange::State(_) | WriteChange::Delete);
             let version = match (&write.change, write.base_version) {
-                (WriteChange::Restore(version), _) => Some(*version),
-                (_, Some(base)) if merges && base > Version(0) => Some(base),
-                _ => None,
+                (WriteChange::Restore(version), _) => *version,
+                (_, Some(base)) if merges && base > Version(0) => base,
+                _ => continue,
             };
-            if let Some(version) = version {
-                wanted.insert((write.user, write.key.clone(), version));
+            let current = self.entries.get(&(write.user, write.key.clone()));
+            let id = (write.user, write.key.clone(), version);
+            match current.filter(|current| current.version == version) {
+                Some(current) => drop(self.versions.insert(id, current.state.clone())),
+                None => drop(wanted.insert(id)),
             }
         }
         wanted

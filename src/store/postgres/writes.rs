@@ -129,7 +129,7 @@ async fn load_versions(
     writes: &[Arc<SessionWrite>],
     loaded: &mut Loaded,
 ) -> Result<(), sqlx::Error> {
-    let wanted = loaded.versions_needed(writes);
+    let wanted = loaded.versions_to_load(writes);
     if wanted.is_empty() {
         return Ok(());
     }

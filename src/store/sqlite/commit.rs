@@ -124,7 +124,7 @@ async fn load(
         }
     }
     drop(found);
-    for (user, key, wanted) in loaded.versions_needed(writes) {
+    for (user, key, wanted) in loaded.versions_to_load(writes) {
         load_version(connection, user, key, wanted, &mut loaded).await?;
     }
     Ok(loaded)
