@@ -10,15 +10,18 @@ use tokio::time::Instant;
 
 use crate::model::UserId;
 
-/// So many different users within [`WITHIN`] make it worth while.
-const USERS_MIN: usize = 8;
+/// So many different users within [`WITHIN`] make it worth while. More than are [`ENOUGH`]: so many of whom
+/// each writes again after its ack are never all waiting for company that cannot come.
+const USERS_MIN: usize = 12;
 const WITHIN: Duration = Duration::from_millis(20);
 
 /// So many commands are company enough: what is left to spare is small.
-pub const ENOUGH: usize = 6;
+pub const ENOUGH: usize = 10;
+
+const _: () = assert!(USERS_MIN > ENOUGH);
 
 /// Nobody waits longer. A timer is good to a millisecond.
-const WAIT_MAX: Duration = Duration::from_millis(4);
+const WAIT_MAX: Duration = Duration::from_millis(8);
 
 /// Who wrote lately.
 #[derive(Default)]
