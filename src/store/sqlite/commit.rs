@@ -4,107 +4,122 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection, Either, Row};
+use sqlx::{Either, Row};
 
 use super::marker::Mark;
 use super::sql::{Insert, Script, insert_all, json_list, seq, session_id, state, time, uuid, version};
 use super::{devices, external, fault, logins, messages, sql};
 use crate::model::{SessionKey, UserId, Version};
 use crate::store::batch::{self, AppliedOp, ChangeRow, Head, Loaded, Needs, OpIdRow, Plan, Stored};
-use crate::store::{Bounds, Command, Reply, SessionWrite, StoreError, StoreResult, WriteRefusal, Written};
+use crate::store::{Bounds, Command, Reply, SessionWrite, StoreError, StoreResult};
 
 /// Applies `batch`; see [`crate::store::Store::commit`]. Also where the database
-/// is then.
+/// is then. After an error the connection is to be closed: it may be inside the
+/// transaction still.
+///
+/// Writes of sessions are decided together; records one by one before them. Where
+/// all are writes, the transaction begins with the script that loads and ends with
+/// the one that saves.
 pub async fn commit(
     connection: &mut SqliteConnection,
     batch: &[Command],
     bounds: &Bounds,
 ) -> StoreResult<(Vec<Reply>, Mark)> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(fault)?;
-    let (replies, mark) = apply(&mut transaction, batch, bounds).await.map_err(fault)?;
-    transaction.commit().await.map_err(|error| match fault(error) {
-        StoreError::Full => StoreError::Full,
-        _ => StoreError::Unavailable { unknown: true },
-    })?;
-    Ok((replies, mark))
-}
-
-/// Writes of sessions are decided together; records one by one before them.
-async fn apply(
-    connection: &mut SqliteConnection,
-    batch: &[Command],
-    bounds: &Bounds,
-) -> Result<(Vec<Reply>, Mark), sqlx::Error> {
+    let mut script = Script::default();
+    script.push("BEGIN IMMEDIATE");
     let mut replies = Vec::with_capacity(batch.len());
-    let mut writes = Vec::new();
-    let mut write_places = Vec::new();
+    let (mut writes, mut places) = (Vec::new(), Vec::new());
     for command in batch {
-        let reply = match command {
-            Command::Write(write) => {
-                writes.push(write.clone());
-                write_places.push(replies.len());
-                Reply::Done
-            }
-            Command::CreateAccount(account) => {
-                Reply::AccountCreated(logins::create_account(connection, account).await?)
-            }
-            Command::ImportAccount(import) => {
-                Reply::AccountCreated(devices::import_account(connection, import).await?)
-            }
-            Command::AdmitUser(admit) => external::admit(connection, admit).await.map(|()| Reply::Done)?,
-            Command::OpenLogin(login) => logins::open(connection, login).await.map(|()| Reply::Done)?,
-            Command::RotateRefresh(rotate) => Reply::Rotated(logins::rotate(connection, rotate).await?),
-            Command::EndLogins(end) => {
-                Reply::Revoked(Some(logins::end(connection, end.user, end.which, end.at).await?))
-            }
-            Command::ChangePassword(change) => {
-                Reply::Revoked(logins::change_password(connection, change).await?)
-            }
-            Command::RemoveUser { user, at } => {
-                Reply::Revoked(logins::remove_user(connection, *user, *at).await?)
-            }
-            Command::ConnectDevice(connect) => {
-                Reply::Connected(devices::connect(connection, connect, bounds.devices_per_user).await?)
-            }
-            Command::LeaveDevice(leave) => devices::leave(connection, leave).await.map(|()| Reply::Done)?,
-            Command::MoveDevice(moved) => devices::move_to(connection, moved).await.map(|()| Reply::Done)?,
-            Command::UpdateDevice(update) => Reply::Updated(devices::update(connection, update).await?),
-            Command::RevokeDevice(revoke) => Reply::Revoked(devices::revoke(connection, revoke).await?),
-            Command::PostMessage(post) => Reply::Posted(messages::post(connection, post).await?),
-            Command::TakeMessages(take) => Reply::Taken(messages::take(connection, take).await?),
-            Command::Beat { boot, node, at } => {
-                devices::beat(connection, *boot, node, *at).await.map(|()| Reply::Done)?
-            }
-        };
-        replies.push(reply);
+        if let Command::Write(write) = command {
+            writes.push(write.clone());
+            places.push(replies.len());
+            replies.push(Reply::Done);
+            continue;
+        }
+        std::mem::take(&mut script).finish(connection).await.map_err(fault)?;
+        replies.push(record(connection, command, bounds).await.map_err(fault)?);
     }
-    if writes.is_empty() {
-        return Ok((replies, sql::mark(connection).await?));
+    if !writes.is_empty() {
+        let loaded = load(connection, std::mem::take(&mut script), &writes).await.map_err(fault)?;
+        let plan = batch::plan(loaded, &writes, bounds);
+        save(connection, &plan, &mut script).await.map_err(fault)?;
+        for (place, outcome) in places.into_iter().zip(plan.outcomes) {
+            replies[place] = Reply::Written(outcome);
+        }
     }
-    let (outcomes, mark) = write_all(connection, &writes, bounds).await?;
-    for (place, outcome) in write_places.into_iter().zip(outcomes) {
-        replies[place] = Reply::Written(outcome);
-    }
-    Ok((replies, mark))
+    Ok((replies, end(connection, script).await?))
 }
 
-async fn write_all(
+/// Runs what is left, and commits.
+async fn end(connection: &mut SqliteConnection, mut script: Script) -> StoreResult<Mark> {
+    script.push(sql::MARK).push("COMMIT");
+    let statements = script.statements();
+    let mut steps = script.run(connection);
+    let (mut done, mut mark) = (0, None);
+    loop {
+        match steps.try_next().await {
+            Ok(Some(Either::Left(_))) => done += 1,
+            Ok(Some(Either::Right(row))) => mark = sql::mark_of(&row).ok(),
+            Ok(None) => break,
+            Err(error) => {
+                let is_commit = done + 1 == statements;
+                return Err(match fault(error) {
+                    StoreError::Full => StoreError::Full,
+                    _ => StoreError::Unavailable { unknown: is_commit },
+                });
+            }
+        }
+    }
+    // The connection's thread may have come to an end anywhere.
+    mark.filter(|_| done == statements).ok_or(StoreError::Unavailable { unknown: true })
+}
+
+async fn record(
     connection: &mut SqliteConnection,
-    writes: &[Arc<SessionWrite>],
+    command: &Command,
     bounds: &Bounds,
-) -> Result<(Vec<Result<Written, WriteRefusal>>, Mark), sqlx::Error> {
-    let loaded = load(connection, writes).await?;
-    let plan = batch::plan(loaded, writes, bounds);
-    let mark = save(connection, &plan).await?;
-    Ok((plan.outcomes, mark))
+) -> Result<Reply, sqlx::Error> {
+    Ok(match command {
+        Command::Write(_) => unreachable!("writes are decided together"),
+        Command::CreateAccount(account) => {
+            Reply::AccountCreated(logins::create_account(connection, account).await?)
+        }
+        Command::ImportAccount(import) => {
+            Reply::AccountCreated(devices::import_account(connection, import).await?)
+        }
+        Command::AdmitUser(admit) => external::admit(connection, admit).await.map(|()| Reply::Done)?,
+        Command::OpenLogin(login) => logins::open(connection, login).await.map(|()| Reply::Done)?,
+        Command::RotateRefresh(rotate) => Reply::Rotated(logins::rotate(connection, rotate).await?),
+        Command::EndLogins(end) => {
+            Reply::Revoked(Some(logins::end(connection, end.user, end.which, end.at).await?))
+        }
+        Command::ChangePassword(change) => Reply::Revoked(logins::change_password(connection, change).await?),
+        Command::RemoveUser { user, at } => {
+            Reply::Revoked(logins::remove_user(connection, *user, *at).await?)
+        }
+        Command::ConnectDevice(connect) => {
+            Reply::Connected(devices::connect(connection, connect, bounds.devices_per_user).await?)
+        }
+        Command::LeaveDevice(leave) => devices::leave(connection, leave).await.map(|()| Reply::Done)?,
+        Command::MoveDevice(moved) => devices::move_to(connection, moved).await.map(|()| Reply::Done)?,
+        Command::UpdateDevice(update) => Reply::Updated(devices::update(connection, update).await?),
+        Command::RevokeDevice(revoke) => Reply::Revoked(devices::revoke(connection, revoke).await?),
+        Command::PostMessage(post) => Reply::Posted(messages::post(connection, post).await?),
+        Command::TakeMessages(take) => Reply::Taken(messages::take(connection, take).await?),
+        Command::Beat { boot, node, at } => {
+            devices::beat(connection, *boot, node, *at).await.map(|()| Reply::Done)?
+        }
+    })
 }
 
+/// Loads what `writes` need, after what `script` does.
 async fn load(
     connection: &mut SqliteConnection,
+    mut script: Script,
     writes: &[Arc<SessionWrite>],
 ) -> Result<Loaded, sqlx::Error> {
     let needs = Needs::of(writes);
-    let mut script = Script::default();
+    let before = script.statements();
     script.push(HEADS).bind(json_list(&needs.users));
     let ids = needs.entries.iter().map(|(user, key)| session_id(*user, key));
     script.push(ENTRIES).bind(json_list(ids));
@@ -114,13 +129,13 @@ async fn load(
     }
     let mut loaded = Loaded::default();
     let mut found = script.run(connection);
-    let mut place = 0;
+    let mut done = 0;
     while let Some(step) = found.try_next().await? {
-        match (step, place) {
-            (Either::Left(_), _) => place += 1,
-            (Either::Right(row), 0) => load_head(&row, &mut loaded)?,
-            (Either::Right(row), 1) => load_entry(&row, &mut loaded)?,
-            (Either::Right(row), _) => load_op_id(&row, &mut loaded)?,
+        match step {
+            Either::Left(_) => done += 1,
+            Either::Right(row) if done == before => load_head(&row, &mut loaded)?,
+            Either::Right(row) if done == before + 1 => load_entry(&row, &mut loaded)?,
+            Either::Right(row) => load_op_id(&row, &mut loaded)?,
         }
     }
     drop(found);
@@ -198,10 +213,13 @@ async fn load_version(
     Ok(())
 }
 
-/// Saves `plan`, and says where the database is with it.
-async fn save(connection: &mut SqliteConnection, plan: &Plan) -> Result<Mark, sqlx::Error> {
+/// Saves `plan`, with what it adds to `script`.
+async fn save(
+    connection: &mut SqliteConnection,
+    plan: &Plan,
+    script: &mut Script,
+) -> Result<(), sqlx::Error> {
     let entries: Vec<_> = plan.entries.iter().collect();
-    let mut script = Script::default();
     if goes_in_one_piece(plan) {
         script.insert(&SESSIONS, &entries, bind_entry);
         script.insert(&CHANGES, &plan.changes, bind_change);
@@ -218,9 +236,7 @@ async fn save(connection: &mut SqliteConnection, plan: &Plan) -> Result<Mark, sq
         });
         script.push(UPDATE_HEADS).bind(json_list(heads));
     }
-    script.push(sql::MARK);
-    let row = script.run(connection).try_filter_map(|step| std::future::ready(Ok(step.right())));
-    sql::mark_of(&row.try_collect::<Vec<_>>().await?.pop().ok_or(sqlx::Error::RowNotFound)?)
+    Ok(())
 }
 
 /// Rows of each table that may share one script.

@@ -43,6 +43,7 @@ pub struct Insert {
 pub struct Script {
     /// Put together from constants only.
     text: String,
+    statements: usize,
     values: SqliteArguments,
 }
 
@@ -52,6 +53,7 @@ impl Script {
     pub fn push(&mut self, statement: &'static str) -> &mut Self {
         self.text.push_str(statement);
         self.text.push_str(";\n");
+        self.statements += 1;
         self
     }
 
@@ -63,6 +65,7 @@ impl Script {
         }
         let rest = format!(", {}", insert.row).repeat(rows.len() - 1);
         self.text.extend([insert.head, " ", insert.row, &rest, insert.tail, ";\n"]);
+        self.statements += 1;
         rows.iter().for_each(|row| bind(self, row));
     }
 
@@ -72,12 +75,25 @@ impl Script {
         self
     }
 
+    /// How many it has.
+    pub fn statements(&self) -> usize {
+        self.statements
+    }
+
     /// Runs it: the rows of all statements, and a summary after the last of each.
     pub fn run(
         self,
         connection: &mut SqliteConnection,
     ) -> BoxStream<'_, Result<Either<SqliteQueryResult, SqliteRow>, sqlx::Error>> {
         connection.fetch_many(sqlx::query_with(AssertSqlSafe(self.text), self.values))
+    }
+
+    /// Runs what gives no rows, if there is anything to run.
+    pub async fn finish(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        if self.statements > 0 {
+            self.run(connection).try_for_each(|_| std::future::ready(Ok(()))).await?;
+        }
+        Ok(())
     }
 }
 
@@ -94,7 +110,7 @@ pub async fn insert_all<T>(
         let (now, later) = left.split_at(size);
         let mut script = Script::default();
         script.insert(insert, now, &bind);
-        script.run(connection).try_for_each(|_| std::future::ready(Ok(()))).await?;
+        script.finish(connection).await?;
         left = later;
     }
     Ok(())
