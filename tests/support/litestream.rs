@@ -19,13 +19,15 @@ pub struct Copy {
     url: String,
     /// Holds the control socket, and the copy if that is in a folder.
     folder: TempDir,
+    /// Where an S3 server keeps it.
+    objects: Option<PathBuf>,
 }
 
 impl Copy {
     pub fn in_a_folder() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let url = format!("file://{}", folder.path().join("copy").display());
-        Self { url, folder }
+        Self { url, folder, objects: None }
     }
 
     /// Under `name` in the server's bucket.
@@ -35,7 +37,7 @@ impl Copy {
             "s3://copies/{name}?endpoint=http://127.0.0.1:{}&region=us-east-1&forcePathStyle=true",
             server.port
         );
-        Self { url, folder }
+        Self { url, folder, objects: Some(server.folder.path().join("copies").join(name)) }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -84,12 +86,30 @@ impl Copy {
 
     /// Brings the database back into `folder` from the copy alone, and sees that it is sound.
     pub async fn restore(&self, folder: &Path) {
+        if let Some(objects) = &self.objects {
+            remove_unfinished(objects);
+        }
         let database = folder.join("tandem.db").display().to_string();
         let args = ["restore", "-if-db-not-exists", &database];
         let mut restoring = Process::spawn("litestream restore", &mut self.command(folder, &args));
         let exit = within_secs(60, restoring.exit()).await;
         assert_eq!(exit.code, Some(0), "{}", exit.output);
         assert_eq!(integrity(folder).await, "ok");
+    }
+}
+
+/// Removes objects whose upload broke off. S3 keeps none; s3rver keeps what it had, without the metadata that it
+/// writes last.
+fn remove_unfinished(folder: &Path) {
+    for entry in std::fs::read_dir(folder).expect("a folder of objects") {
+        let path = entry.expect("an object").path();
+        if path.is_dir() {
+            remove_unfinished(&path);
+        } else if let Some(key) = path.to_str().and_then(|path| path.strip_suffix("._S3rver_object"))
+            && !Path::new(&format!("{key}._S3rver_metadata.json")).exists()
+        {
+            std::fs::remove_file(&path).expect("an object to remove");
+        }
     }
 }
 
@@ -163,7 +183,7 @@ impl Drop for Litestream {
 pub struct S3Server {
     port: u16,
     _process: Process,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl S3Server {
@@ -181,7 +201,7 @@ impl S3Server {
             let process = Process::spawn("s3rver", &mut command);
             let listening = |line: &str| line.to_lowercase().contains("listening").then_some(());
             if within(process.line(listening)).await.is_ok() {
-                return Self { port, _process: process, _folder: folder };
+                return Self { port, _process: process, folder };
             }
         }
         panic!("s3rver found no port");
