@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::cluster::is_not_sent_away;
 use crate::support::{
-    Account, Copy, Device, Env, Litestream, Node, Rest, SmallDisk, connection, eventually, integrity,
-    short_or_long, within_secs,
+    Account, Cluster, Copy, Device, Env, Litestream, Node, RawSocket, Rest, SmallDisk, connection,
+    eventually, integrity, short_or_long, within_secs,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -118,6 +119,36 @@ async fn a_lock_that_somebody_holds_is_answered_in_time_and_survived() {
     assert_eq!(session(&rest).await["a"], 3);
     phone.next_where("session-updated", |update| update["state"] == 3).await;
     assert!(phone.events("session-restored").len() == 1, "its socket was kept");
+}
+
+#[tokio::test]
+async fn a_claim_that_waited_for_the_database_does_not_take_a_device_from_where_its_client_went_meanwhile() {
+    let cluster = Cluster::start(2).await;
+    let ann = cluster.register("ann").await;
+    let phone = cluster.named(0, &ann, "Phone").await;
+    let waiting_node = &cluster.nodes[1];
+    let connections = waiting_node.metric("tandem_tcp_connections").await;
+    let mut gone = RawSocket::open(waiting_node).await;
+    let mut holder = connection(waiting_node.folder()).await;
+
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
+    // The claim waits for the lock, and its client gives up.
+    gone.send(&format!("40{}", json!({"token": ann.token, "deviceId": phone.id()}))).await;
+    let turn = std::fs::File::open(waiting_node.folder().join("tandem.turn")).unwrap();
+    eventually("the claim waits", || async {
+        let is_free = turn.try_lock().is_ok();
+        turn.unlock().unwrap();
+        (!is_free).then_some(())
+    })
+    .await;
+    drop(gone);
+    eventually("the node knows that the client is gone", || async {
+        (waiting_node.metric("tandem_tcp_connections").await <= connections).then_some(())
+    })
+    .await;
+    sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
+
+    is_not_sent_away(&cluster.nodes[0], &phone).await;
 }
 
 /// Writes states of 200 kB and reads whole sessions all the while, until `mib` are written; the most that the log

@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{all_list_online, sorted};
+use super::{all_list_online, is_not_sent_away, sorted};
 use crate::answers::is_error;
-use crate::support::{
-    Account, ChaosProxy, Cluster, Device, Node, RawSocket, connection, eventually, short_or_long, within_secs,
-};
+use crate::support::{Account, ChaosProxy, Cluster, Device, RawSocket, short_or_long};
 
 /// How long a node is frozen, so that it notices when it goes on.
 const STANDSTILL: Duration = Duration::from_millis(1_500);
@@ -73,51 +71,6 @@ async fn a_node_that_stood_still_does_not_take_a_device_from_where_its_client_we
     cluster.nodes[1].cont();
 
     is_not_sent_away(&cluster.nodes[0], &phone).await;
-}
-
-#[tokio::test]
-async fn a_claim_that_waited_for_the_database_does_not_take_a_device_from_where_its_client_went_meanwhile() {
-    let cluster = Cluster::start(2).await;
-    let ann = cluster.register("ann").await;
-    let phone = cluster.named(0, &ann, "Phone").await;
-    let waiting_node = &cluster.nodes[1];
-    let connections = waiting_node.metric("tandem_tcp_connections").await;
-    let mut gone = RawSocket::open(waiting_node).await;
-    let mut holder = connection(waiting_node.folder()).await;
-
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut holder).await.unwrap();
-    // The claim waits for the lock, and its client gives up.
-    gone.send(&format!("40{}", json!({"token": ann.token, "deviceId": phone.id()}))).await;
-    let turn = std::fs::File::open(waiting_node.folder().join("tandem.turn")).unwrap();
-    eventually("the claim waits", || async {
-        let is_free = turn.try_lock().is_ok();
-        turn.unlock().unwrap();
-        (!is_free).then_some(())
-    })
-    .await;
-    drop(gone);
-    eventually("the node knows that the client is gone", || async {
-        (waiting_node.metric("tandem_tcp_connections").await <= connections).then_some(())
-    })
-    .await;
-    sqlx::query("ROLLBACK").execute(&mut holder).await.unwrap();
-
-    is_not_sent_away(&cluster.nodes[0], &phone).await;
-}
-
-/// What another node did to `phone` would be known to its own with the next regular ask.
-async fn is_not_sent_away(node: &Node, phone: &Device) {
-    let asks = node.metric("tandem_store_asks_total").await;
-    // Two of them: up to ten seconds.
-    within_secs(30, async {
-        while node.metric("tandem_store_asks_total").await < asks + 2.0 {
-            drop(phone.try_emit_ack("session-get", vec![json!({})]).await);
-        }
-    })
-    .await;
-    phone.update("k", json!(1)).await;
-    assert_eq!(phone.events("$disconnect"), Vec::<Value>::new());
-    assert_eq!(phone.events("error"), Vec::<Value>::new());
 }
 
 #[tokio::test]

@@ -15,9 +15,9 @@ mod throttles;
 mod traces;
 mod watched;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Account, Cluster};
+use crate::support::{Account, Cluster, Device, Node, within_secs};
 
 /// `GET /api/devices` of one node: who is online.
 async fn online(cluster: &Cluster, node: usize, account: &Account) -> Vec<String> {
@@ -55,4 +55,19 @@ async fn session_everywhere(cluster: &Cluster, account: &Account) -> Value {
         );
     }
     session
+}
+
+/// What another node did to `phone` would be known to its own with the next regular ask.
+pub async fn is_not_sent_away(node: &Node, phone: &Device) {
+    let asks = node.metric("tandem_store_asks_total").await;
+    // Two of them: up to ten seconds.
+    within_secs(30, async {
+        while node.metric("tandem_store_asks_total").await < asks + 2.0 {
+            drop(phone.try_emit_ack("session-get", vec![json!({})]).await);
+        }
+    })
+    .await;
+    phone.update("k", json!(1)).await;
+    assert_eq!(phone.events("$disconnect"), Vec::<Value>::new());
+    assert_eq!(phone.events("error"), Vec::<Value>::new());
 }
