@@ -108,10 +108,10 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    fn saw(&self, epoch: Epoch) {
-        let is_known = *self.epoch.read().unwrap_or_else(PoisonError::into_inner) == epoch;
+    fn saw(&self, epoch: &Epoch) {
+        let is_known = *self.epoch.read().unwrap_or_else(PoisonError::into_inner) == *epoch;
         if !is_known {
-            *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+            *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch.clone();
         }
     }
 
@@ -121,10 +121,9 @@ impl SqliteStore {
         retention: &Retention,
         now: Timestamp,
     ) -> Result<u64, sqlx::Error> {
-        let writing = self.writer.begin().await?;
-        let mut connection = writing.connection().await?;
-        let gone_through = step.transact(&mut connection, retention, now).await;
-        writing.end(connection, &gone_through).await;
+        let mut writing = self.writer.begin().await?;
+        let gone_through = step.transact(&mut writing.connection, retention, now).await;
+        writing.end(&gone_through).await;
         gone_through
     }
 }
@@ -194,16 +193,16 @@ fn fault(error: sqlx::Error) -> StoreError {
 #[async_trait]
 impl Store for SqliteStore {
     async fn commit(&self, batch: &[Command]) -> StoreResult<Vec<Reply>> {
-        let writing = self.writer.begin().await.map_err(fault)?;
-        let mut connection = writing.connection().await.map_err(fault)?;
-        let committed = commit::commit(&mut connection, batch, &self.bounds).await;
-        writing.end(connection, &committed).await;
-        let (replies, mark) = committed?;
-        if let Err(error) = self.marker.raise(&mark, Other::Keep).await {
-            tracing::warn!(%error, "the marker beside the database could not be raised");
+        let mut writing = self.writer.begin().await.map_err(fault)?;
+        let committed = commit::commit(&mut writing.connection, batch, &self.bounds).await;
+        if let Ok((_, mark)) = &committed {
+            if let Err(error) = self.marker.raise(mark, Other::Keep).await {
+                tracing::warn!(%error, "the marker beside the database could not be raised");
+            }
+            self.saw(&mark.epoch);
         }
-        self.saw(mark.epoch);
-        Ok(replies)
+        writing.end(&committed).await;
+        committed.map(|(replies, _)| replies)
     }
 
     fn epoch(&self) -> Epoch {
@@ -211,17 +210,17 @@ impl Store for SqliteStore {
     }
 
     async fn new_epoch(&self) -> StoreResult<Epoch> {
-        let writing = self.writer.begin().await.map_err(fault)?;
-        let mut connection = writing.connection().await.map_err(fault)?;
-        let begun = begin_epoch(&mut connection).await;
-        writing.end(connection, &begun).await;
-        let mark = begun.map_err(fault)?;
-        if let Err(error) = self.marker.raise(&mark, Other::Replace).await {
-            // Then the next start begins one more, which does no harm.
-            tracing::warn!(%error, "the marker beside the database could not be replaced");
+        let mut writing = self.writer.begin().await.map_err(fault)?;
+        let begun = begin_epoch(&mut writing.connection).await;
+        if let Ok(mark) = &begun {
+            if let Err(error) = self.marker.raise(mark, Other::Replace).await {
+                // Then the next start begins one more, which does no harm.
+                tracing::warn!(%error, "the marker beside the database could not be replaced");
+            }
+            self.saw(&mark.epoch);
         }
-        self.saw(mark.epoch.clone());
-        Ok(mark.epoch)
+        writing.end(&begun).await;
+        begun.map(|mark| mark.epoch).map_err(fault)
     }
 
     async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>> {
@@ -247,7 +246,7 @@ impl Store for SqliteStore {
 
     async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
         let (moved, epoch) = read::moved(&self.readers, since).await.map_err(fault)?;
-        self.saw(epoch);
+        self.saw(&epoch);
         Ok(moved)
     }
 

@@ -37,15 +37,23 @@ impl Writer {
         Ok(Self { connection: Mutex::new(Some(connection)), options, permits: Semaphore::new(1), turns })
     }
 
-    /// Waits for one's turn, in this process and among those on this file. What is
-    /// written in it is not to be dropped midway: the next one might then wait for
-    /// the rollback.
+    /// Waits for one's turn, in this process and among those on this file, and opens
+    /// the connection anew where the last transaction failed. What is written in it is
+    /// not to be dropped midway: the next one might then wait for the rollback.
     ///
     /// # Errors
-    /// After [`Writer::close`].
+    /// When the connection does not open in time, and after [`Writer::close`].
     pub async fn begin(&self) -> Result<Writing<'_>, sqlx::Error> {
         let permit = self.permits.acquire().await.map_err(|_| failed(io::ErrorKind::NotConnected))?;
-        Ok(Writing { writer: self, _turn: self.turns.take().await, _permit: permit })
+        let turn = self.turns.take().await;
+        let kept = self.connection().take();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => tokio::time::timeout(OPEN_WAIT, SqliteConnection::connect_with(&self.options))
+                .await
+                .unwrap_or_else(|_| Err(failed(io::ErrorKind::TimedOut)))?,
+        };
+        Ok(Writing { connection, writer: self, _turn: turn, _permit: permit })
     }
 
     /// Closes the connection once nobody uses it; from then on nobody writes.
@@ -67,6 +75,8 @@ impl Writer {
 
 /// Held by whoever writes.
 pub struct Writing<'a> {
+    /// What to write with.
+    pub connection: SqliteConnection,
     writer: &'a Writer,
     /// Before the permit: one caller at a time asks for it.
     _turn: Option<Turn>,
@@ -74,28 +84,15 @@ pub struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// The connection, opened anew where the last transaction failed.
-    ///
-    /// # Errors
-    /// When it does not open in time.
-    pub async fn connection(&self) -> Result<SqliteConnection, sqlx::Error> {
-        let kept = self.writer.connection().take();
-        if let Some(connection) = kept {
-            return Ok(connection);
-        }
-        let opened = SqliteConnection::connect_with(&self.writer.options);
-        tokio::time::timeout(OPEN_WAIT, opened).await.unwrap_or_else(|_| Err(failed(io::ErrorKind::TimedOut)))
-    }
-
     /// Keeps the connection for the next one, or closes it where its transaction
     /// failed: SQLite rolls some failures back by itself, that of a full disk among
     /// them, and sqlx, which does not know, would find itself inside a transaction
     /// for ever.
-    pub async fn end<T, E>(&self, connection: SqliteConnection, result: &Result<T, E>) {
+    pub async fn end<T, E>(self, result: &Result<T, E>) {
         if result.is_ok() {
-            *self.writer.connection() = Some(connection);
+            *self.writer.connection() = Some(self.connection);
         } else {
-            close(connection).await;
+            close(self.connection).await;
         }
     }
 }
