@@ -1,4 +1,9 @@
-//! The three fred clients of a node: their settings, their start and their end.
+//! The fred clients of a node: their settings, their start and their end.
+//!
+//! One client both subscribes and publishes. Redis writes the reply of a publish and the node's own
+//! copy of it in one piece then, and the node wakes once for both: of two connections that cost a
+//! tenth of a relayed event on three nodes. In a cluster they are two, for fred notices a shard that
+//! hangs by a question without an answer, and every publish would put that off.
 //!
 //! fred's defaults fit none of them: RESP2, no command timeout, no check for dead connections, an
 //! endless queue, three attempts a command (a publish could go out twice) and a message stream of 32.
@@ -23,7 +28,9 @@ const RECONNECT_DELAY_MS_MAX: u32 = 1_000;
 
 #[derive(Clone)]
 pub(super) struct Clients {
+    /// Without a timeout for its commands: whoever subscribes has its own.
     pub subscriber: Client,
+    /// The subscriber itself, but for a cluster.
     pub publisher: Client,
     pub commands: Client,
     /// Redis Cluster: SSUBSCRIBE and SPUBLISH in the place of SUBSCRIBE and PUBLISH.
@@ -70,21 +77,27 @@ impl Clients {
                 .build()
                 .map_err(|error| BadUrl(format!("{:?}", error.kind())))
         };
-        Ok(Self {
+        // A publish ends with its reply or its connection; a timer for each would cost more than
+        // the publish.
+        let (subscriber, publisher) = if sharded {
             // Less than the time between two pings, which would start fred's clock anew.
-            subscriber: build(timing.command_within, timing.probe_every * 3 / 2, MESSAGES_WAITING_MAX)?,
-            // A publish ends with its reply or its connection; a timer for each would cost more
-            // than the publish.
-            publisher: build(Duration::ZERO, timing.probe_every * 3, 64)?,
-            commands: build(timing.command_within, timing.probe_every * 3, 64)?,
-            sharded,
-        })
+            let silent_for = timing.probe_every * 3 / 2;
+            let subscriber = build(Duration::ZERO, silent_for, MESSAGES_WAITING_MAX)?;
+            (subscriber, build(Duration::ZERO, timing.probe_every * 3, 64)?)
+        } else {
+            let both = build(Duration::ZERO, timing.probe_every * 3, MESSAGES_WAITING_MAX)?;
+            (both.clone(), both)
+        };
+        let commands = build(timing.command_within, timing.probe_every * 3, 64)?;
+        Ok(Self { subscriber, publisher, commands, sharded })
     }
 
     /// `published` ends the publisher's connection: later than `stop`, for what waits goes out first.
     pub(super) fn start(&self, tasks: &TaskTracker, stop: &CancellationToken, published: &CancellationToken) {
-        tasks.spawn(keep_running(self.subscriber.clone(), stop.clone()));
         tasks.spawn(keep_running(self.commands.clone(), stop.clone()));
+        if self.sharded {
+            tasks.spawn(keep_running(self.subscriber.clone(), stop.clone()));
+        }
         tasks.spawn(keep_running(self.publisher.clone(), published.clone()));
     }
 
@@ -111,7 +124,12 @@ impl Clients {
                 }
             }
         };
-        tokio::join!(force(&self.subscriber), force(&self.publisher), force(&self.commands));
+        let publisher = async {
+            if self.sharded {
+                force(&self.publisher).await;
+            }
+        };
+        tokio::join!(force(&self.subscriber), publisher, force(&self.commands));
     }
 }
 

@@ -1,8 +1,8 @@
 //! The backplane through Redis 7: standalone, TLS, Sentinel or Cluster. Only this folder knows fred.
 //!
-//! Three connections a node, so that nothing waits behind something else: the *subscriber* runs
-//! nothing but subscriptions, the *publisher* nothing but publishes and probes, and *commands*
-//! carries presence, snapshots and throttles. Every command has a timeout and is sent once.
+//! Two connections a node: one carries what is published and what is subscribed, which ride on each
+//! other's wake-ups (three in a cluster, see `clients`), and *commands* carries presence, snapshots
+//! and throttles, which are waited for. Every command has a timeout and is sent once.
 //! Which user is subscribed stands in our own table (`subscriptions`), never in fred's.
 
 #![expect(

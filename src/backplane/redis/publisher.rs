@@ -1,15 +1,15 @@
 //! Publishing off the ack path: a bounded queue, drained in order by one task.
 //!
 //! While replies are on their way what comes in gathers, so a busy node writes many publishes with
-//! one system call and an idle one writes at once. A publish is sent once or not at all; one that
+//! one system call and an idle one writes at once. A reply is only counted, so it wakes nobody: this
+//! task looks at those that came when it next has something to publish. A publish is sent once or not at all; one that
 //! waited too long for a connection is dropped, for the store has long told the others.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,6 +28,8 @@ const BATCH_MAX: usize = 256;
 const BATCHES_MAX: usize = 4;
 /// An older hint helps nobody: the regular ask has told the others by then.
 const AGE_MAX: Duration = Duration::from_secs(2);
+/// How often answers are counted when nothing else is published.
+const COLLECT_EVERY: Duration = Duration::from_millis(100);
 /// How long the last publishes may take when the node stops.
 const LAST_WITHIN: Duration = Duration::from_secs(1);
 
@@ -76,17 +78,19 @@ pub(super) async fn run(
     observed: Arc<Observed>,
     stop: CancellationToken,
 ) {
-    // Redis answers in order, so only the oldest batch is waited for. FuturesUnordered would wake this
+    // Redis answers in order, so only the oldest batch is looked at. FuturesUnordered would wake this
     // task once more for every publish, and another thread of the runtime with it.
     let mut flying = VecDeque::with_capacity(BATCHES_MAX);
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut last_call = std::pin::pin!(last_call(&stop));
+    let mut collect = std::pin::pin!(tokio::time::sleep(COLLECT_EVERY));
+    let mut stopping = false;
     loop {
-        let idle = queue.queue.is_empty() && flying.is_empty();
+        let waits = stopping || flying.len() == BATCHES_MAX;
         tokio::select! {
             biased;
             () = &mut last_call => return,
-            () = oldest(&mut flying), if !flying.is_empty() => {
+            () = oldest(&mut flying), if waits && !flying.is_empty() => {
                 flying.pop_front();
             }
             taken = queue.queue.recv_many(&mut batch, BATCH_MAX), if flying.len() < BATCHES_MAX => {
@@ -94,10 +98,18 @@ pub(super) async fn run(
                     return;
                 }
                 wait_connected(&clients.publisher, &stop).await;
-                let replies = send(&clients, &mut batch, &queue.bytes_waiting, &observed).await;
+                forget_answered(&mut flying);
+                let replies = send(&clients, &mut batch, &queue.bytes_waiting, &observed);
                 flying.push_back(Box::pin(replies));
             }
-            () = stop.cancelled(), if idle => return,
+            () = &mut collect, if !flying.is_empty() => {
+                forget_answered(&mut flying);
+                collect.as_mut().reset(tokio::time::Instant::now() + COLLECT_EVERY);
+            }
+            () = stop.cancelled(), if !stopping => stopping = true,
+        }
+        if stopping && flying.is_empty() && queue.queue.is_empty() {
+            return;
         }
     }
 }
@@ -106,6 +118,17 @@ pub(super) async fn run(
 async fn oldest<F: Future<Output = ()>>(flying: &mut VecDeque<Pin<Box<F>>>) {
     if let Some(replies) = flying.front_mut() {
         replies.await;
+    }
+}
+
+/// Those that were answered meanwhile. Nobody is woken for an answer, which only ever is counted.
+fn forget_answered<F: Future<Output = ()>>(flying: &mut VecDeque<Pin<Box<F>>>) {
+    let mut nobody = Context::from_waker(Waker::noop());
+    while let Some(replies) = flying.front_mut() {
+        if replies.as_mut().poll(&mut nobody).is_pending() {
+            return;
+        }
+        flying.pop_front();
     }
 }
 
@@ -124,7 +147,7 @@ async fn wait_connected(client: &Client, stop: &CancellationToken) {
 }
 
 /// Hands the batch to fred in order; what it returns awaits the replies.
-async fn send(
+fn send(
     clients: &Clients,
     batch: &mut Vec<Outgoing>,
     bytes_waiting: &AtomicUsize,
@@ -140,10 +163,9 @@ async fn send(
         let clients = clients.clone();
         let mut publish = Box::pin(async move { clients.publish(outgoing.channel, outgoing.body).await });
         // The first poll queues the command: this is what keeps the order.
-        if let Some(reply) = poll_fn(|cx| Poll::Ready(first_poll(publish.as_mut(), cx))).await {
-            record(observed, reply);
-        } else {
-            replies.push(publish);
+        match publish.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reply) => record(observed, reply),
+            Poll::Pending => replies.push(publish),
         }
     }
     let observed = observed.clone();
@@ -151,13 +173,6 @@ async fn send(
         for reply in replies {
             record(&observed, reply.await);
         }
-    }
-}
-
-fn first_poll<T>(future: Pin<&mut impl Future<Output = T>>, cx: &mut std::task::Context<'_>) -> Option<T> {
-    match future.poll(cx) {
-        Poll::Ready(done) => Some(done),
-        Poll::Pending => None,
     }
 }
 

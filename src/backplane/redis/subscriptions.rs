@@ -1,10 +1,9 @@
 //! Which users this node listens to: our own table, and the tasks that make Redis agree with it.
 //!
 //! fred answers a SUBSCRIBE before the server has, and its own resubscription loses channels, so
-//! neither is used. Wishes are written into the table; one task sends them in chunks on a client
-//! that runs nothing else, and takes them as done only when a ping behind them was answered on the
-//! same connection. After every new connection all of it is sent again, and those users may have
-//! missed something.
+//! neither is used. Wishes are written into the table; one task sends them in chunks, and takes them
+//! as done only when a ping behind them was answered on the same connection. After every new
+//! connection all of it is sent again, and those users may have missed something.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -297,17 +296,20 @@ impl Settling {
         let subscriber = &self.clients.subscriber;
         let leaving: Vec<String> = round.unsubscribe.iter().copied().map(channel_of).collect();
         // Not confirmed: a message that still comes is for a user whom the hub no longer knows.
-        let left = if self.clients.sharded {
-            let mut left = Ok(());
-            for channel in leaving {
-                left = left.and(subscriber.sunsubscribe(channel).await);
+        let left = self.within(async {
+            if self.clients.sharded {
+                let mut left = Ok(());
+                for channel in leaving {
+                    left = left.and(subscriber.sunsubscribe(channel).await);
+                }
+                left
+            } else if leaving.is_empty() {
+                Ok(())
+            } else {
+                subscriber.unsubscribe(leaving).await
             }
-            left
-        } else if leaving.is_empty() {
-            Ok(())
-        } else {
-            subscriber.unsubscribe(leaving).await
-        };
+        });
+        let left = left.await;
         let coming: Vec<String> = round.subscribe.iter().copied().map(channel_of).collect();
         left.is_ok() && (coming.is_empty() || self.subscribe(&coming, connects).await)
     }
@@ -315,9 +317,9 @@ impl Settling {
     /// True once the server has confirmed them all on the connection that stands.
     async fn subscribe(&self, channels: &[String], connects: &broadcast::Receiver<Server>) -> bool {
         let subscribed = if self.clients.sharded {
-            self.subscribe_sharded(channels).await
+            self.within(self.subscribe_sharded(channels)).await
         } else {
-            self.subscribe_plain(channels).await
+            self.within(self.subscribe_plain(channels)).await
         };
         if let Err(error) = &subscribed {
             tracing::info!(%error, "subscribing failed");
@@ -345,11 +347,13 @@ impl Settling {
     async fn subscribe_sharded(&self, channels: &[String]) -> Result<(), Error> {
         let subscriber = &self.clients.subscriber;
         let all = channels.iter().map(|channel| subscriber.ssubscribe(channel.as_str()));
-        let all = futures_util::future::try_join_all(all);
-        match tokio::time::timeout(self.timing.command_within, all).await {
-            Ok(done) => done.map(drop),
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "subscriptions not confirmed")),
-        }
+        futures_util::future::try_join_all(all).await.map(drop)
+    }
+
+    /// The client has no timeouts of its own, for the sake of what it publishes.
+    async fn within(&self, answered: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        let answered = tokio::time::timeout(self.timing.command_within, answered);
+        answered.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "not confirmed")))
     }
 
     async fn end_connections(&self) {
