@@ -23,6 +23,7 @@ in_every_world!(
     envelopes_of_a_user_arrive_in_publishing_order,
     nothing_published_after_a_confirmed_subscribe_is_lost,
     after_unsubscribe_nothing_arrives,
+    what_was_published_is_counted_though_nothing_follows,
     a_burst_of_5000_arrives_or_its_loss_is_told,
     a_hub_that_reads_nothing_is_told_what_it_missed,
     a_late_remove_of_an_old_connection_changes_nothing,
@@ -112,6 +113,23 @@ async fn after_unsubscribe_nothing_arrives(world: World) {
     b.backplane.subscribe(ann).await.unwrap();
     a.backplane.publish(ann, &change(3));
     assert_eq!(b.seq().await, (ann, 3), "and it can come back");
+}
+
+async fn what_was_published_is_counted_though_nothing_follows(world: World) {
+    let (a, mut b) = (world.node("a").await, world.node("b").await);
+    let ann = user();
+    b.backplane.subscribe(ann).await.unwrap();
+
+    for seq in 1..=2 {
+        a.backplane.publish(ann, &change(seq));
+        assert_eq!(b.seq().await, (ann, seq));
+    }
+
+    until(|| {
+        let counted = read(&a.observed.published) == 2;
+        async move { counted }
+    })
+    .await;
 }
 
 async fn a_burst_of_5000_arrives_or_its_loss_is_told(world: World) {

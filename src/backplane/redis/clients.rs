@@ -1,9 +1,9 @@
 //! The fred clients of a node: their settings, their start and their end.
 //!
-//! One client both subscribes and publishes. Redis writes the reply of a publish and the node's own
-//! copy of it in one piece then, and the node wakes once for both: of two connections that cost a
-//! tenth of a relayed event on three nodes. In a cluster they are two, for fred notices a shard that
-//! hangs by a question without an answer, and every publish would put that off.
+//! One client both subscribes and publishes: Redis writes the reply of a publish and the node's own
+//! copy of it in one piece then, and the node wakes once for both. In a cluster they are two, for
+//! fred notices a shard that hangs by a question without an answer, and every publish would put
+//! that off.
 //!
 //! fred's defaults fit none of them: RESP2, no command timeout, no check for dead connections, an
 //! endless queue, three attempts a command (a publish could go out twice) and a message stream of 32.
@@ -13,6 +13,7 @@ use std::time::Duration;
 use fred::prelude::*;
 use fred::types::RespVersion;
 use fred::types::config::{TcpConfig, UnresponsiveConfig};
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -124,12 +125,9 @@ impl Clients {
                 }
             }
         };
-        let publisher = async {
-            if self.sharded {
-                force(&self.publisher).await;
-            }
-        };
-        tokio::join!(force(&self.subscriber), publisher, force(&self.commands));
+        let publisher = self.sharded.then_some(&self.publisher);
+        let all = [&self.subscriber, &self.commands].into_iter().chain(publisher);
+        join_all(all.map(force)).await;
     }
 }
 

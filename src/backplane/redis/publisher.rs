@@ -2,18 +2,19 @@
 //!
 //! While replies are on their way what comes in gathers, so a busy node writes many publishes with
 //! one system call and an idle one writes at once. A reply is only counted, so it wakes nobody: this
-//! task looks at those that came when it next has something to publish. A publish is sent once or not at all; one that
-//! waited too long for a connection is dropped, for the store has long told the others.
+//! task looks at those that came when it next has something to publish. A publish is sent once or
+//! not at all; one that waited too long for a connection is dropped, for the store has long told
+//! the others.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fred::prelude::*;
+use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -123,11 +124,7 @@ async fn oldest<F: Future<Output = ()>>(flying: &mut VecDeque<Pin<Box<F>>>) {
 
 /// Those that were answered meanwhile. Nobody is woken for an answer, which only ever is counted.
 fn forget_answered<F: Future<Output = ()>>(flying: &mut VecDeque<Pin<Box<F>>>) {
-    let mut nobody = Context::from_waker(Waker::noop());
-    while let Some(replies) = flying.front_mut() {
-        if replies.as_mut().poll(&mut nobody).is_pending() {
-            return;
-        }
+    while flying.front_mut().is_some_and(|replies| replies.as_mut().now_or_never().is_some()) {
         flying.pop_front();
     }
 }
@@ -163,9 +160,9 @@ fn send(
         let clients = clients.clone();
         let mut publish = Box::pin(async move { clients.publish(outgoing.channel, outgoing.body).await });
         // The first poll queues the command: this is what keeps the order.
-        match publish.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(reply) => record(observed, reply),
-            Poll::Pending => replies.push(publish),
+        match publish.as_mut().now_or_never() {
+            Some(reply) => record(observed, reply),
+            None => replies.push(publish),
         }
     }
     let observed = observed.clone();

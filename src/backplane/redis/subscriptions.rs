@@ -293,25 +293,26 @@ impl Settling {
     }
 
     async fn settle_round(&self, round: &Round, connects: &broadcast::Receiver<Server>) -> bool {
-        let subscriber = &self.clients.subscriber;
         let leaving: Vec<String> = round.unsubscribe.iter().copied().map(channel_of).collect();
-        // Not confirmed: a message that still comes is for a user whom the hub no longer knows.
-        let left = self.within(async {
-            if self.clients.sharded {
-                let mut left = Ok(());
-                for channel in leaving {
-                    left = left.and(subscriber.sunsubscribe(channel).await);
-                }
-                left
-            } else if leaving.is_empty() {
-                Ok(())
-            } else {
-                subscriber.unsubscribe(leaving).await
-            }
-        });
-        let left = left.await;
+        let left = self.within(self.unsubscribe(leaving)).await;
         let coming: Vec<String> = round.subscribe.iter().copied().map(channel_of).collect();
         left.is_ok() && (coming.is_empty() || self.subscribe(&coming, connects).await)
+    }
+
+    /// Not confirmed: a message that still comes is for a user whom the hub no longer knows.
+    async fn unsubscribe(&self, channels: Vec<String>) -> Result<(), Error> {
+        let subscriber = &self.clients.subscriber;
+        if self.clients.sharded {
+            let mut left = Ok(());
+            for channel in channels {
+                left = left.and(subscriber.sunsubscribe(channel).await);
+            }
+            left
+        } else if channels.is_empty() {
+            Ok(())
+        } else {
+            subscriber.unsubscribe(channels).await
+        }
     }
 
     /// True once the server has confirmed them all on the connection that stands.
