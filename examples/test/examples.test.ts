@@ -119,7 +119,7 @@ test("the React app shares a list, also what was added offline", async () => {
   await first.getByRole("button", { name: "Go online" }).click();
   for (const page of [first, second]) {
     await expect.poll(() => page.getByLabel("List").getByRole("listitem").allTextContents()).toHaveLength(3);
-    await page.getByText("Saved").waitFor();
+    await page.getByText("Saved", { exact: true }).waitFor();
   }
 });
 
@@ -138,6 +138,7 @@ test("two tabs over plain http, where there are no Web Locks, are two devices, a
   await second.getByRole("button", { name: "Go offline" }).click();
   await add(second, "Milk");
   await second.getByRole("status").filter({ hasText: "offline, 1 to send" }).waitFor();
+  await second.getByText("Saved on this device").waitFor();
   await second.reload();
   await enter(second, email);
   await first.getByLabel("Milk").waitFor();

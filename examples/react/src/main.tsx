@@ -13,6 +13,7 @@ type List = { [thing: string]: boolean };
 
 function Shopping() {
   const { state: list = {}, pending, edit } = useSession<List>("shopping");
+  const { unstored } = useConnectionStatus();
   const [typing, setTyping] = useState("");
   const tell = useRealtime<string>("typing", setTyping);
 
@@ -43,7 +44,7 @@ function Shopping() {
           </li>
         ))}
       </ul>
-      <p>{pending ? "Saving…" : "Saved"}</p>
+      <p>{unstored ? "Saving…" : pending ? "Saved on this device" : "Saved"}</p>
     </section>
   );
 }

@@ -134,6 +134,11 @@ export class CrossDeviceSync extends Emitter<Events> {
     return this.#outbox.waiting.length;
   }
 
+  /** Those of them that are not in the storage yet: a page that is left now loses them. */
+  get unstored(): number {
+    return this.#outbox.unstored;
+  }
+
   /** Calls `handler` with the state of `key` now, if there is one, and after each change. */
   watch<State = unknown>(key: string, handler: (state: State | undefined, change?: Change) => void): Off {
     const state = this.get<State>(key);
@@ -275,6 +280,12 @@ export class CrossDeviceSync extends Emitter<Events> {
     await this.ready.catch(() => {});
     await this.#records.release();
     this.#sender.tellSettled();
+  }
+
+  /** Every write so far is in the storage, or was refused: from now on a reload loses none. */
+  async stored(): Promise<void> {
+    await this.ready;
+    await this.#outbox.stored();
   }
 
   /** Every write so far is settled. */

@@ -117,13 +117,15 @@ export interface ConnectionStatus {
   trouble: Failure | undefined;
   /** Writes that are not settled yet. */
   waiting: number;
+  /** Those of them that are not in the storage yet: a page that is left now loses them. */
+  unstored: number;
 }
 
 export function useConnectionStatus(): ConnectionStatus {
   const client = useTandem();
   const subscribe = useCallback(
     (tell: () => void) => {
-      const offs = [client.on("status", tell), client.on("change", tell)];
+      const offs = [client.on("status", tell), client.on("change", tell), client.on("stored", tell)];
       return () => offs.forEach((off) => off());
     },
     [client],
@@ -138,10 +140,15 @@ export function useConnectionStatus(): ConnectionStatus {
     () => client.waiting,
     () => 0,
   );
+  const unstored = useSyncExternalStore(
+    subscribe,
+    () => client.unstored,
+    () => 0,
+  );
   const trouble = useSyncExternalStore(
     subscribe,
     () => client.trouble,
     () => undefined,
   );
-  return { status, trouble, waiting };
+  return { status, trouble, waiting, unstored };
 }

@@ -58,8 +58,12 @@ export class Sender {
       if (key !== undefined) this.client.changed(key, "local");
       // Sent when it is kept: an answer to what a crash then forgets would be nobody's.
       stored.then(
-        () => this.send(),
+        () => {
+          this.#tellStored();
+          this.send();
+        },
         (thrown: unknown) => {
+          this.#tellStored();
           refuse(storageFailure(thrown));
           if (key !== undefined) this.client.changed(key, "refusal");
           this.tellSettled();
@@ -100,6 +104,10 @@ export class Sender {
 
   stop(): void {
     clearTimeout(this.#timer);
+  }
+
+  #tellStored(): void {
+    if (this.outbox.unstored === 0) this.client.emit("stored", { waiting: this.outbox.waiting.length });
   }
 
   #sendIn(ms: number): void {

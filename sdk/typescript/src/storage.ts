@@ -51,11 +51,11 @@ export class IndexedDbStorage implements Storage {
   }
 
   async set(key: string, value: unknown): Promise<void> {
-    await this.#run("readwrite", (store) => store.put(value, key));
+    await this.#run("readwrite", (store) => last(store.put(value, key)));
   }
 
   async delete(key: string): Promise<void> {
-    await this.#run("readwrite", (store) => store.delete(key));
+    await this.#run("readwrite", (store) => last(store.delete(key)));
   }
 
   async entries(prefix: string): Promise<[string, unknown][]> {
@@ -107,6 +107,12 @@ export class IndexedDbStorage implements Storage {
       request.onerror = () => reject(request.error);
     });
   }
+}
+
+/** Commits with this request, rather than when the page has heard that it was done: one that is left in between loses it. */
+function last<Result>(request: IDBRequest<Result>): IDBRequest<Result> {
+  request.transaction?.commit?.();
+  return request;
 }
 
 /** IndexedDB where there is one, memory elsewhere. */

@@ -242,3 +242,35 @@ test("a write that cannot be kept is refused, and the next ones are not held up"
   expect(phone.get("n")).toBeUndefined();
   expect(await phone.updateSession("n", 2)).toMatchObject({ version: 1 });
 });
+
+test("a write counts as stored when it is in the storage, and not before", async () => {
+  const server = await serve();
+  const { token } = await server.register();
+  const storage = browser();
+  const phone = open(server, token, "Phone", { storage });
+  await online(phone);
+  phone.disconnect();
+  const left = async () => (await storage.entries("")).filter(([key]) => key.includes("/outbox/")).length;
+  const told: number[] = [];
+  phone.on("stored", ({ waiting }) => told.push(waiting));
+  const set = storage.set.bind(storage);
+  let commit: () => void = () => {};
+  vi.spyOn(storage, "set").mockImplementationOnce(async (key, value) => {
+    await new Promise<void>((resolve) => (commit = resolve));
+    await set(key, value);
+  });
+
+  for (const n of [1, 2]) void phone.updateSession("n", n);
+  const stored = phone.stored();
+  expect(phone.waiting).toBe(2);
+  expect(phone.unstored).toBe(2);
+  await vi.waitFor(() => expect(storage.set).toHaveBeenCalled());
+  expect(await left()).toBe(0);
+  expect(told).toEqual([]);
+
+  commit();
+  await stored;
+  expect(await left()).toBe(2);
+  await vi.waitFor(() => expect(told).toEqual([2]));
+  expect(phone.unstored).toBe(0);
+});
