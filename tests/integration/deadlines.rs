@@ -105,6 +105,20 @@ async fn a_device_that_falls_silent_is_cut_whatever_it_left_unfinished() {
 }
 
 #[tokio::test]
+async fn a_device_that_answers_is_pinged_at_every_interval() {
+    // Whoever answers at once does not wait for the time that there was to answer in.
+    let env = Env::new().set("PING_INTERVAL_SECONDS", 1).set("PING_TIMEOUT_SECONDS", 60);
+    let node = Node::start(&env).await;
+    let ann = node.register("ann").await;
+    let (mut tcp, _) = RawTcp::joined(&node, &ann.token).await;
+    for _ in 0..3 {
+        assert!(tcp.read_until("\u{1}2").await.contains("\u{1}2"), "the server has closed");
+        tcp.write(&client_frame(0x81, b"3")).await.unwrap();
+    }
+    Canary::on(&node).await.sings_after("pings").await;
+}
+
+#[tokio::test]
 async fn a_transport_that_never_says_who_it_is_is_closed() {
     let node = Node::start(&Env::new()).await;
     let mut socket = RawSocket::open(&node).await;

@@ -11,7 +11,7 @@ pub mod pipe;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ const PROBE_ANSWER: &[u8] = b"\x81\x063probe";
 /// what the peer is just sending would make the kernel throw away what the peer
 /// has not read yet.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Heartbeats go out at multiples of this, those of many sockets at once: a thread wakes once for all of them, and for
+/// their answers less often. Longer saves little more, and holds up what is relayed beside a burst.
+const HEARTBEAT_TICK: Duration = Duration::from_millis(20);
 
 /// How long an upgrade may take.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(10);
@@ -84,8 +88,8 @@ enum Stage {
     Probing(Upgrade),
     /// Waits for what the polling left.
     Switching(Upgrade),
-    /// Serves. `pinged`: reads so far when the last ping went out.
-    Open { session: Arc<Session>, pinged: Option<u64> },
+    /// Serves. `pinged`: nothing was read since the last ping went out.
+    Open { session: Arc<Session>, pinged: bool },
     /// The session is over; the peer may still have to read why. `told`: the peer knows that nothing follows.
     Lingering { told: bool },
 }
@@ -100,23 +104,23 @@ enum Then {
 impl Connection {
     /// A connection of a session that begins with it.
     pub fn open(reader: Reader, pipe: Arc<Pipe>, session: Arc<Session>, settings: Settings) -> Self {
-        let stage = Stage::Open { session, pinged: None };
-        Self::new(reader, pipe, stage, settings, settings.ping_interval)
+        let stage = Stage::Open { session, pinged: false };
+        Self::new(reader, pipe, stage, settings, on_tick(Instant::now() + settings.ping_interval))
     }
 
     /// A connection to which a polling session is to be upgraded.
     pub fn probing(reader: Reader, pipe: Arc<Pipe>, upgrade: Upgrade, settings: Settings) -> Self {
-        Self::new(reader, pipe, Stage::Probing(upgrade), settings, UPGRADE_WITHIN)
+        Self::new(reader, pipe, Stage::Probing(upgrade), settings, Instant::now() + UPGRADE_WITHIN)
     }
 
-    fn new(reader: Reader, pipe: Arc<Pipe>, stage: Stage, settings: Settings, first: Duration) -> Self {
+    fn new(reader: Reader, pipe: Arc<Pipe>, stage: Stage, settings: Settings, first: Instant) -> Self {
         Self {
             pipe,
             reader,
             decoder: Decoder::new(settings.message_bytes_max),
             stage,
             settings,
-            timer: Box::pin(tokio::time::sleep(first)),
+            timer: Box::pin(tokio::time::sleep_until(first)),
             stall: None,
         }
     }
@@ -168,6 +172,7 @@ impl Connection {
             }
             let (decoder, stage, pipe) = (&mut self.decoder, &mut self.stage, &self.pipe);
             let read = ready!(self.reader.poll_read(cx, |bytes| read(decoder, stage, pipe, bytes)));
+            self.heard();
             match read {
                 io::Read::Some(Ok(Then::GoOn)) => {}
                 io::Read::Some(Ok(Then::End(how))) => self.end(how, 1000),
@@ -186,34 +191,31 @@ impl Connection {
         Poll::Pending
     }
 
+    /// Whatever is read after a ping says that somebody is there: the next thing to wait for is the next ping.
+    fn heard(&mut self) {
+        let Stage::Open { pinged: pinged @ true, .. } = &mut self.stage else { return };
+        *pinged = false;
+        let pinged_at = self.timer.deadline() - self.settings.ping_timeout;
+        self.timer.as_mut().reset(pinged_at + self.settings.ping_interval);
+    }
+
     /// Ready: the connection is over.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let wait = match &mut self.stage {
-                Stage::Open { pinged, .. } => match *pinged {
-                    None => {
-                        *pinged = Some(self.pipe.reads());
-                        self.pipe.send_in_any_case(Bytes::from_static(ENGINE_PING));
-                        self.settings.ping_timeout
-                    }
-                    // Whatever was read since says that somebody is there.
-                    Some(reads) if reads != self.pipe.reads() => {
-                        *pinged = None;
-                        self.settings.ping_interval.saturating_sub(self.settings.ping_timeout)
-                    }
-                    Some(_) => {
-                        self.end(Closed::Silent, 1001);
-                        return Poll::Ready(());
-                    }
-                },
-                Stage::Probing(_) | Stage::Switching(_) => {
-                    self.end(Closed::Silent, 1001);
-                    LINGER
+            match &mut self.stage {
+                Stage::Open { pinged: pinged @ false, .. } => {
+                    *pinged = true;
+                    self.pipe.send_in_any_case(Bytes::from_static(ENGINE_PING));
+                    self.timer.as_mut().reset(on_tick(Instant::now() + self.settings.ping_timeout));
                 }
+                Stage::Open { .. } => {
+                    self.end(Closed::Silent, 1001);
+                    return Poll::Ready(());
+                }
+                Stage::Probing(_) | Stage::Switching(_) => self.end(Closed::Silent, 1001),
                 Stage::Lingering { .. } => return Poll::Ready(()),
-            };
-            self.timer.as_mut().reset(Instant::now() + wait);
+            }
         }
     }
 
@@ -227,8 +229,8 @@ impl Connection {
             let Stage::Switching(upgrade) = &mut self.stage else { return Poll::Pending };
             match ready!(upgrade.poll_switched(cx, &self.pipe)) {
                 Some(session) => {
-                    self.stage = Stage::Open { session, pinged: None };
-                    self.timer.as_mut().reset(Instant::now() + self.settings.ping_interval);
+                    self.stage = Stage::Open { session, pinged: false };
+                    self.timer.as_mut().reset(on_tick(Instant::now() + self.settings.ping_interval));
                 }
                 None => self.end(Closed::Broken, 1001),
             }
@@ -267,6 +269,13 @@ impl Drop for Connection {
         self.pipe.kill();
         self.end(Closed::ByServer, 1001);
     }
+}
+
+/// The first tick after `at`.
+fn on_tick(at: Instant) -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let into = at.duration_since(*START).as_nanos() % HEARTBEAT_TICK.as_nanos();
+    at + (HEARTBEAT_TICK - Duration::from_nanos(u64::try_from(into).unwrap_or_default()))
 }
 
 /// Takes what was read.
