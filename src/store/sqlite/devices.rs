@@ -1,10 +1,12 @@
 //! Devices: who connects as which, and who is gone.
 
+use std::sync::LazyLock;
+
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
 use super::logins;
-use super::sql::{json_list, time, uuid};
+use super::sql::{Script, json_list, number, time, uuid};
 use crate::model::{BootId, ConnectionId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
     Bearer, ConnectDevice, ConnectRefusal, Connected, ImportAccount, LeaveDevice, MoveDevice, RevokeDevice,
@@ -15,6 +17,22 @@ use crate::store::{
 /// dead node left open, that node's last beat.
 const LAST_SEEN: &str =
     "max(d.last_seen, CASE WHEN d.disconnected_at IS NULL THEN coalesce(n.last_beat, 0) ELSE 0 END)";
+
+/// Drops a user's longest offline devices beyond their number. Values: user, a device that stays, devices that are
+/// online, runs that are alive, since when another's silence is its death, user, how many may be.
+static DROP_BEYOND: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "DELETE FROM devices WHERE id IN (
+             SELECT d.id FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
+             WHERE d.user_id = ? AND d.revoked_at IS NULL AND d.id <> ?
+               AND d.id NOT IN (SELECT value FROM json_each(?))
+               AND (d.disconnected_at IS NOT NULL
+                    OR (d.boot_id NOT IN (SELECT value FROM json_each(?)) AND coalesce(n.last_beat, 0) < ?))
+             ORDER BY {LAST_SEEN} ASC
+             LIMIT max(0, (SELECT count(*) FROM devices WHERE user_id = ? AND revoked_at IS NULL) - ?))
+         RETURNING id"
+    )
+});
 
 /// Gives a connecting device its identity; see [`ConnectDevice`].
 pub async fn connect(
@@ -47,8 +65,7 @@ pub async fn connect(
         Some(device) => (device, take(connection, device, connect).await?, Vec::new()),
         None => {
             let device = DeviceId::fresh();
-            insert(connection, device, connect).await?;
-            (device, 0, make_room(connection, device, connect, devices_max).await?)
+            (device, 0, insert(connection, device, connect, devices_max).await?)
         }
     };
     Ok(Ok(Connected { device, fence, fresh: known.is_none(), dropped }))
@@ -118,93 +135,72 @@ async fn take(
     device: DeviceId,
     connect: &ConnectDevice,
 ) -> Result<u64, sqlx::Error> {
-    let taken = sqlx::query(
-        "UPDATE devices SET connection_id = ?, boot_id = ?, login_id = ?, connected_at = ?, last_seen = ?,
-             disconnected_at = NULL, fence = fence + 1
-         WHERE id = ? RETURNING fence",
-    )
-    .bind(connect.connection.to_string())
-    .bind(connect.boot.to_string())
-    .bind(connect.login.map(|login| login.to_string()))
-    .bind(connect.at.0)
-    .bind(connect.at.0)
-    .bind(device.to_string())
-    .fetch_one(&mut *connection)
-    .await?;
-    let fence = super::sql::number(&taken, "fence")?;
-    if connect.info.json.as_ref() == "{}" {
-        return Ok(fence);
+    let mut script = Script::default();
+    script
+        .push(
+            "UPDATE devices SET connection_id = ?, boot_id = ?, login_id = ?, connected_at = ?, last_seen = ?,
+                 disconnected_at = NULL, fence = fence + 1
+             WHERE id = ? RETURNING fence",
+        )
+        .bind(connect.connection.to_string())
+        .bind(connect.boot.to_string())
+        .bind(connect.login.map(|login| login.to_string()))
+        .bind(connect.at.0)
+        .bind(connect.at.0)
+        .bind(device.to_string());
+    if connect.info.json.as_ref() != "{}" {
+        script
+            .push(
+                "UPDATE devices SET name = ?, type = ?, metadata = ?, fingerprint = ?
+                 WHERE id = ? AND fingerprint <> ?",
+            )
+            .bind(&connect.info.name)
+            .bind(&connect.info.kind)
+            .bind(&*connect.info.metadata)
+            .bind(connect.info.fingerprint.cast_signed())
+            .bind(device.to_string())
+            .bind(connect.info.fingerprint.cast_signed());
     }
-    sqlx::query(
-        "UPDATE devices SET name = ?, type = ?, metadata = ?, fingerprint = ?
-         WHERE id = ? AND fingerprint <> ?",
-    )
-    .bind(&connect.info.name)
-    .bind(&connect.info.kind)
-    .bind(&*connect.info.metadata)
-    .bind(connect.info.fingerprint.cast_signed())
-    .bind(device.to_string())
-    .bind(connect.info.fingerprint.cast_signed())
-    .execute(connection)
-    .await?;
-    Ok(fence)
+    let taken = script.fetch_all(connection).await?;
+    number(taken.first().ok_or(sqlx::Error::RowNotFound)?, "fence")
 }
 
+/// A new device; drops the longest offline ones beyond the user's share.
 async fn insert(
     connection: &mut SqliteConnection,
     device: DeviceId,
     connect: &ConnectDevice,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO devices (id, user_id, name, type, last_seen, metadata, created_at, fingerprint,
-             connection_id, boot_id, login_id, connected_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(device.to_string())
-    .bind(connect.user.to_string())
-    .bind(&connect.info.name)
-    .bind(&connect.info.kind)
-    .bind(connect.at.0)
-    .bind(&*connect.info.metadata)
-    .bind(connect.at.0)
-    .bind(connect.info.fingerprint.cast_signed())
-    .bind(connect.connection.to_string())
-    .bind(connect.boot.to_string())
-    .bind(connect.login.map(|login| login.to_string()))
-    .bind(connect.at.0)
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-/// Drops the longest offline devices beyond the user's share.
-async fn make_room(
-    connection: &mut SqliteConnection,
-    newcomer: DeviceId,
-    connect: &ConnectDevice,
     devices_max: u32,
 ) -> Result<Vec<DeviceId>, sqlx::Error> {
-    let text = format!(
-        "DELETE FROM devices WHERE id IN (
-             SELECT d.id FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
-             WHERE d.user_id = ?1 AND d.revoked_at IS NULL AND d.id <> ?2
-               AND d.id NOT IN (SELECT value FROM json_each(?3))
-               AND (d.disconnected_at IS NOT NULL
-                    OR (d.boot_id NOT IN (SELECT value FROM json_each(?4)) AND coalesce(n.last_beat, 0) < ?6))
-             ORDER BY {LAST_SEEN} ASC
-             LIMIT max(0, (SELECT count(*) FROM devices WHERE user_id = ?1 AND revoked_at IS NULL) - ?5))
-         RETURNING id"
-    );
-    let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+    let mut script = Script::default();
+    script
+        .push(
+            "INSERT INTO devices (id, user_id, name, type, last_seen, metadata, created_at, fingerprint,
+                 connection_id, boot_id, login_id, connected_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(device.to_string())
         .bind(connect.user.to_string())
-        .bind(newcomer.to_string())
+        .bind(&connect.info.name)
+        .bind(&connect.info.kind)
+        .bind(connect.at.0)
+        .bind(&*connect.info.metadata)
+        .bind(connect.at.0)
+        .bind(connect.info.fingerprint.cast_signed())
+        .bind(connect.connection.to_string())
+        .bind(connect.boot.to_string())
+        .bind(connect.login.map(|login| login.to_string()))
+        .bind(connect.at.0)
+        .push(&DROP_BEYOND)
+        .bind(connect.user.to_string())
+        .bind(device.to_string())
         .bind(json_list(&connect.online))
         .bind(json_list(&connect.live_boots))
-        .bind(devices_max)
         .bind(connect.dead_before.0)
-        .fetch_all(connection)
-        .await?;
-    rows.iter().map(|row| uuid(row, "id").map(DeviceId)).collect()
+        .bind(connect.user.to_string())
+        .bind(devices_max);
+    let dropped = script.fetch_all(connection).await?;
+    dropped.iter().map(|row| uuid(row, "id").map(DeviceId)).collect()
 }
 
 /// Fenced: a late goodbye of an older connection changes nothing.

@@ -1,7 +1,7 @@
 //! Everything that only reads: snapshots, catch-ups, history, accounts.
 
-use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{Connection, Row};
 
 use super::marker::Mark;
 use super::sql::{self, device, json_list, key, seq, state, time, uuid, version};
@@ -14,43 +14,40 @@ const CATCH_UP_BYTES: usize = 1 << 20;
 /// Changes of one catch-up.
 const CATCH_UP_CHANGES: i64 = 1_000;
 
-/// One moment of a user's session, in one read transaction.
+/// One moment of a user's session. One statement sees one moment, and costs one way to the connection's thread
+/// where a transaction around two took four.
 pub async fn snapshot(
     readers: &SqlitePool,
     user: UserId,
     selection: &Selection,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
-    let mut connection = readers.acquire().await?;
-    let mut moment = connection.begin().await?;
-    let head = sqlx::query(
-        "SELECT seq, pruned_seq, (SELECT value FROM meta WHERE name = 'epoch') AS epoch FROM users WHERE id = ?",
-    )
-    .bind(user.to_string())
-    .fetch_optional(&mut *moment)
-    .await?;
-    let Some(head) = head else { return Ok(None) };
-    let epoch = sql::epoch(&head, "epoch")?;
-    let (head, pruned) = (seq(&head, "seq")?, seq(&head, "pruned_seq")?);
-    let since = selection
-        .since
-        .as_ref()
-        .filter(|(seen, since)| *seen == epoch && *since <= head && *since >= pruned)
-        .map(|(_, since)| *since);
+    let (epoch, since) = selection.since.as_ref().map(|(epoch, since)| (&*epoch.0, *since)).unzip();
     let keys = selection.keys.as_ref().map(json_list);
+    // The user's row comes even without an entry; `since` is null when the store can no longer tell what changed
+    // since then.
     let rows = sqlx::query(
-        "SELECT session_key, version, seq, data, device_id, updated_at FROM sessions
-         WHERE user_id = ?1 AND seq > ?2 AND (?3 OR data IS NOT NULL)
-           AND (?4 IS NULL OR session_key IN (SELECT value FROM json_each(?4)))
-         ORDER BY seq",
+        "SELECT head.seq AS head, head.epoch, head.since,
+             s.session_key, s.version, s.seq, s.data, s.device_id, s.updated_at
+         FROM (SELECT u.id, u.seq, m.value AS epoch,
+                   CASE WHEN m.value = ?2 AND ?3 BETWEEN u.pruned_seq AND u.seq THEN ?3 END AS since
+               FROM users AS u JOIN meta AS m ON m.name = 'epoch' WHERE u.id = ?1) AS head
+         LEFT JOIN sessions AS s ON s.user_id = ?1 AND s.seq > coalesce(head.since, 0)
+             AND (head.since IS NOT NULL OR s.data IS NOT NULL)
+             AND (?4 IS NULL OR s.session_key IN (SELECT value FROM json_each(?4)))
+         ORDER BY s.seq",
     )
     .bind(user.to_string())
-    .bind(since.unwrap_or_default().0.cast_signed())
-    .bind(since.is_some())
+    .bind(epoch)
+    .bind(since.map(|since| since.0.cast_signed()))
     .bind(keys)
-    .fetch_all(&mut *moment)
+    .fetch_all(readers)
     .await?;
-    moment.rollback().await?;
-    let entries = rows.iter().map(entry_of).collect::<Result<_, _>>()?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let since: Option<i64> = first.try_get("since")?;
+    let (epoch, head) = (sql::epoch(first, "epoch")?, seq(first, "head")?);
+    // One row without an entry: there is none.
+    let has_entries = first.try_get::<Option<i64>, _>("seq")?.is_some();
+    let entries = rows.iter().filter(|_| has_entries).map(entry_of).collect::<Result<_, _>>()?;
     Ok(Some(Snapshot { epoch, seq: head, delta: since.is_some(), entries }))
 }
 

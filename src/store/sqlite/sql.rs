@@ -88,6 +88,11 @@ impl Script {
         connection.fetch_many(sqlx::query_with(AssertSqlSafe(self.text), self.values))
     }
 
+    /// Runs it; the rows of all statements.
+    pub async fn fetch_all(self, connection: &mut SqliteConnection) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        self.run(connection).try_filter_map(|item| std::future::ready(Ok(item.right()))).try_collect().await
+    }
+
     /// Runs what gives no rows, if there is anything to run.
     pub async fn finish(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         if self.statements > 0 {
