@@ -15,7 +15,7 @@ pub enum Bound {
     TimesAtLeast(&'static str, f64),
     /// At most so much above the peer's.
     AboveAtMost(&'static str, f64),
-    /// Its largest median over all points at most so many times its smallest.
+    /// No point's median more than so many times that of a smaller point: falling with the load is no growth.
     Flat(f64),
 }
 
@@ -94,11 +94,21 @@ impl Aim {
         Some(Standing { asked: self.asked(), met: self.bound.is_met_by(reached.median), reached })
     }
 
-    /// The steepest ratio of medians between any two points.
+    /// The steepest ratio of a point's median to that of a point with fewer nodes or sockets.
     fn judge_growth(&self, groups: &[&Group<'_>]) -> Option<Standing> {
-        let medians = groups.iter().filter_map(|group| group.spread("tandem", self.figure));
-        let all = Spread::of(medians.map(|spread| spread.median)).filter(|all| all.rounds > 1)?;
-        let reached = Spread::of([all.most / all.least])?;
+        let mut groups = groups.to_vec();
+        groups.sort_by_key(|group| (group.point.nodes, group.point.sockets));
+        let medians = groups.iter().filter_map(|group| Some(group.spread("tandem", self.figure)?.median));
+        let mut least = f64::INFINITY;
+        let growths: Vec<f64> = medians
+            .map(|median| {
+                least = least.min(median);
+                median / least
+            })
+            .collect();
+        // The first point has nothing to grow from.
+        let steepest = growths.into_iter().skip(1).reduce(f64::max)?;
+        let reached = Spread::of([steepest])?;
         Some(Standing { asked: self.asked(), met: self.bound.is_met_by(reached.median), reached })
     }
 
@@ -196,6 +206,12 @@ mod tests {
             sample("growth-sockets", "tandem", 1, 8_000, 24.0),
         ];
         assert!(!judge(&steep)[0].met);
+        let falling = [
+            sample("growth-sockets", "tandem", 1, 200, 24.0),
+            sample("growth-sockets", "tandem", 1, 1_000, 18.0),
+            sample("growth-sockets", "tandem", 1, 8_000, 20.0),
+        ];
+        assert!(judge(&falling)[0].met);
         assert!(judge(&flat[..1]).is_empty());
     }
 }
