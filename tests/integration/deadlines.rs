@@ -1,6 +1,6 @@
 //! Half-open things end: silence, half a request, a socket that never says who it is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -111,10 +111,13 @@ async fn a_device_that_answers_is_pinged_at_every_interval() {
     let node = Node::start(&env).await;
     let ann = node.register("ann").await;
     let (mut tcp, _) = RawTcp::joined(&node, &ann.token).await;
+    let mut first = None;
     for _ in 0..3 {
         assert!(tcp.read_until("\u{1}2").await.contains("\u{1}2"), "the server has closed");
+        first.get_or_insert_with(Instant::now);
         tcp.write(&client_frame(0x81, b"3")).await.unwrap();
     }
+    assert!(first.unwrap().elapsed() > Duration::from_secs(1), "an answer brings no ping");
     Canary::on(&node).await.sings_after("pings").await;
 }
 

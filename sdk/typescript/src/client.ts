@@ -136,7 +136,7 @@ export class CrossDeviceSync extends Emitter<Events> {
 
   /** Those of them that are not in the storage yet: a page that is left now loses them. */
   get unstored(): number {
-    return this.#outbox.unstored;
+    return this.#sender.unstored;
   }
 
   /** Calls `handler` with the state of `key` now, if there is one, and after each change. */
@@ -285,7 +285,7 @@ export class CrossDeviceSync extends Emitter<Events> {
   /** Every write so far is in the storage, or was refused: from now on a reload loses none. */
   async stored(): Promise<void> {
     await this.ready;
-    await this.#outbox.stored();
+    await this.#sender.stored();
   }
 
   /** Every write so far is settled. */
@@ -302,7 +302,11 @@ export class CrossDeviceSync extends Emitter<Events> {
     await this.#records.load();
     this.#isLoaded = true;
     for (const key of this.keys()) this.#changed(key, "restore");
-    this.#records.startAdopting(() => this.#sender.send());
+    this.#sender.tellOutbox();
+    this.#records.startAdopting(() => {
+      this.#sender.tellOutbox();
+      this.#sender.send();
+    });
   }
 
   /** Takes a slot and the device that goes with it. */

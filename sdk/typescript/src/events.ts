@@ -31,8 +31,8 @@ export type Events = {
   /** Confirmed to the server when a handler got through with it, which may be asynchronous; else it comes again. */
   message: DeviceMessage;
   "message-status": { messageId: string; deviceId: string; status: "delivered" | "expired" };
-  /** Every write so far is in the storage: a reload loses none of those that wait. */
-  stored: { waiting: number };
+  /** Either number has changed: `waiting` writes are not settled yet, `unstored` of them are not in the storage yet. */
+  outbox: { waiting: number; unstored: number };
   restored: { mode: "full" | "delta"; changed: string[] };
   /** A write was refused; also one of an earlier page, which nobody waits for any more. */
   refused: { event: Kept["event"]; payload: Record<string, unknown>; error: Failure };

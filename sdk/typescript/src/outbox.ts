@@ -25,8 +25,6 @@ export const WAITING_MAX = 10_000;
 
 export class Outbox {
   readonly waiting: Waiting[] = [];
-  /** How many of them are not in the storage yet: a page that goes now takes them along. */
-  unstored = 0;
   #prefix = "";
   #next = 0;
   #writing: Promise<unknown> = Promise.resolve();
@@ -54,15 +52,12 @@ export class Outbox {
   async add(kept: Kept, settle: Waiting["settle"]): Promise<void> {
     const waiting: Waiting = { ...kept, lane: laneOf(kept), place: undefined, inFlight: false, settle };
     this.waiting.push(waiting);
-    this.unstored += 1;
     await this.#opened;
     try {
       await this.#put(waiting);
     } catch (thrown) {
       this.#drop(waiting);
       throw thrown;
-    } finally {
-      this.unstored -= 1;
     }
   }
 
@@ -103,9 +98,8 @@ export class Outbox {
     return at >= 0;
   }
 
-  /** What was added and removed so far is in the storage. */
+  /** What is kept is in the storage. */
   async stored(): Promise<void> {
-    await this.#opened;
     await this.#writing;
   }
 

@@ -125,7 +125,7 @@ export function useConnectionStatus(): ConnectionStatus {
   const client = useTandem();
   const subscribe = useCallback(
     (tell: () => void) => {
-      const offs = [client.on("status", tell), client.on("change", tell), client.on("stored", tell)];
+      const offs = [client.on("status", tell), client.on("outbox", tell)];
       return () => offs.forEach((off) => off());
     },
     [client],

@@ -22,6 +22,8 @@ export class Sender {
   #retries = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #onSettled: (() => void)[] = [];
+  /** Writes on their way to the storage. */
+  readonly #storing = new Set<Promise<void>>();
 
   constructor(
     private readonly connection: Connection,
@@ -55,21 +57,40 @@ export class Sender {
       const stored = this.outbox.add(kept, (outcome) =>
         outcome.ok ? resolve(outcome.ack as Answer) : reject(new Refused(outcome.error)),
       );
+      this.#storing.add(stored);
       if (key !== undefined) this.client.changed(key, "local");
+      this.tellOutbox();
       // Sent when it is kept: an answer to what a crash then forgets would be nobody's.
       stored.then(
         () => {
-          this.#tellStored();
+          this.#storing.delete(stored);
+          this.tellOutbox();
           this.send();
         },
         (thrown: unknown) => {
-          this.#tellStored();
+          this.#storing.delete(stored);
           refuse(storageFailure(thrown));
           if (key !== undefined) this.client.changed(key, "refusal");
+          this.tellOutbox();
           this.tellSettled();
         },
       );
     });
+  }
+
+  /** Writes that are not in the storage yet. */
+  get unstored(): number {
+    return this.#storing.size;
+  }
+
+  /** Every write so far is in the storage, or refused. */
+  async stored(): Promise<void> {
+    await Promise.allSettled(this.#storing);
+  }
+
+  /** What waits is more or less than it was, or kept by now. */
+  tellOutbox(): void {
+    this.client.emit("outbox", { waiting: this.outbox.waiting.length, unstored: this.unstored });
   }
 
   /** A new connection has restored the session; from now on `send` sends. */
@@ -104,10 +125,6 @@ export class Sender {
 
   stop(): void {
     clearTimeout(this.#timer);
-  }
-
-  #tellStored(): void {
-    if (this.outbox.unstored === 0) this.client.emit("stored", { waiting: this.outbox.waiting.length });
   }
 
   #sendIn(ms: number): void {
@@ -146,6 +163,7 @@ export class Sender {
     }
     if (key !== undefined) this.client.changed(key, ack.ok ? "answer" : "refusal");
     this.records.keepSessionSoon();
+    this.tellOutbox();
     this.tellSettled();
     this.send();
   }

@@ -251,8 +251,8 @@ test("a write counts as stored when it is in the storage, and not before", async
   await online(phone);
   phone.disconnect();
   const left = async () => (await storage.entries("")).filter(([key]) => key.includes("/outbox/")).length;
-  const told: number[] = [];
-  phone.on("stored", ({ waiting }) => told.push(waiting));
+  const told: unknown[] = [];
+  phone.on("outbox", ({ waiting, unstored }) => told.push([waiting, unstored]));
   const set = storage.set.bind(storage);
   let commit: () => void = () => {};
   vi.spyOn(storage, "set").mockImplementationOnce(async (key, value) => {
@@ -266,11 +266,33 @@ test("a write counts as stored when it is in the storage, and not before", async
   expect(phone.unstored).toBe(2);
   await vi.waitFor(() => expect(storage.set).toHaveBeenCalled());
   expect(await left()).toBe(0);
-  expect(told).toEqual([]);
+  expect(told).toEqual([[1, 1], [2, 2]]);
 
   commit();
   await stored;
   expect(await left()).toBe(2);
-  await vi.waitFor(() => expect(told).toEqual([2]));
+  expect(told).toEqual([[1, 1], [2, 2], [2, 1], [2, 0]]);
   expect(phone.unstored).toBe(0);
+});
+
+test("a message that waits is told when it comes and when it is settled", async () => {
+  const server = await serve();
+  const { token } = await server.register();
+  const [phone, laptop] = [open(server, token, "Phone"), open(server, token, "Laptop")];
+  await Promise.all([online(phone), online(laptop)]);
+  const told: unknown[] = [];
+  phone.on("outbox", ({ waiting, unstored }) => told.push([waiting, unstored]));
+
+  await phone.sendMessage(laptop.deviceId as string, "hello");
+  expect(told).toEqual([[1, 1], [1, 0], [0, 0]]);
+});
+
+test("a client that never learned whose it is closes all the same", async () => {
+  const server = await serve();
+  const phone = open(server, () => Promise.reject(new Error("the login server is away")), "Phone");
+  void phone.updateSession("n", 1);
+  await until(phone, "status", () => phone.trouble?.code === "token_source");
+
+  await phone.close();
+  expect(phone.status).toBe("closed");
 });

@@ -39,8 +39,9 @@ const PROBE_ANSWER: &[u8] = b"\x81\x063probe";
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Heartbeats go out at multiples of this, those of many sockets at once: a thread wakes once for all of them, and for
-/// their answers less often. A longer one spares little more, and what is relayed waits behind the burst: at 8,000
-/// sockets and 1,000 events/s p99 was 0.29 ms with 1 ms, 0.35 with 5, 0.42 with 10, 0.49 with 20 (medians of three).
+/// their answers less often. Each is late by up to this. A longer one spares little more, and what is relayed waits behind
+/// the burst: at 8,000 sockets and 1,000 events/s p99 was 0.29 ms with 1 ms, 0.35 with 5, 0.42 with 10, 0.49 with 20
+/// (medians of three).
 const HEARTBEAT_TICK: Duration = Duration::from_millis(5);
 
 /// How long an upgrade may take.
