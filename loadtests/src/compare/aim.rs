@@ -99,16 +99,12 @@ impl Aim {
         let mut groups = groups.to_vec();
         groups.sort_by_key(|group| (group.point.nodes, group.point.sockets));
         let medians = groups.iter().filter_map(|group| Some(group.spread("tandem", self.figure)?.median));
-        let mut least = f64::INFINITY;
-        let growths: Vec<f64> = medians
-            .map(|median| {
-                least = least.min(median);
-                median / least
-            })
-            .collect();
+        let growths = medians.scan(f64::INFINITY, |least, median| {
+            *least = least.min(median);
+            Some(median / *least)
+        });
         // The first point has nothing to grow from.
-        let steepest = growths.into_iter().skip(1).reduce(f64::max)?;
-        let reached = Spread::of([steepest])?;
+        let reached = Spread::of([growths.skip(1).reduce(f64::max)?])?;
         Some(Standing { asked: self.asked(), met: self.bound.is_met_by(reached.median), reached })
     }
 

@@ -107,7 +107,7 @@ impl Connection {
     /// A connection of a session that begins with it.
     pub fn open(reader: Reader, pipe: Arc<Pipe>, session: Arc<Session>, settings: Settings) -> Self {
         let stage = Stage::Open { session, pinged: false };
-        Self::new(reader, pipe, stage, settings, on_tick(Instant::now() + settings.ping_interval))
+        Self::new(reader, pipe, stage, settings, on_tick_after(settings.ping_interval))
     }
 
     /// A connection to which a polling session is to be upgraded.
@@ -209,7 +209,7 @@ impl Connection {
                 Stage::Open { pinged: pinged @ false, .. } => {
                     *pinged = true;
                     self.pipe.send_in_any_case(Bytes::from_static(ENGINE_PING));
-                    self.timer.as_mut().reset(on_tick(Instant::now() + self.settings.ping_timeout));
+                    self.timer.as_mut().reset(on_tick_after(self.settings.ping_timeout));
                 }
                 Stage::Open { .. } => {
                     self.end(Closed::Silent, 1001);
@@ -232,7 +232,7 @@ impl Connection {
             match ready!(upgrade.poll_switched(cx, &self.pipe)) {
                 Some(session) => {
                     self.stage = Stage::Open { session, pinged: false };
-                    self.timer.as_mut().reset(on_tick(Instant::now() + self.settings.ping_interval));
+                    self.timer.as_mut().reset(on_tick_after(self.settings.ping_interval));
                 }
                 None => self.end(Closed::Broken, 1001),
             }
@@ -273,11 +273,12 @@ impl Drop for Connection {
     }
 }
 
-/// The first tick after `at`.
-fn on_tick(at: Instant) -> Instant {
+/// The first tick after `wait` from now. A second is a whole number of ticks.
+fn on_tick_after(wait: Duration) -> Instant {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let into = at.duration_since(*START).as_nanos() % HEARTBEAT_TICK.as_nanos();
-    at + (HEARTBEAT_TICK - Duration::from_nanos(u64::try_from(into).unwrap_or_default()))
+    let at = Instant::now() + wait;
+    let into = at.duration_since(*START).subsec_nanos() % HEARTBEAT_TICK.subsec_nanos();
+    at + HEARTBEAT_TICK - Duration::from_nanos(into.into())
 }
 
 /// Takes what was read.
