@@ -69,6 +69,12 @@ async fn a_snapshot_of_some_keys_holds_only_those(bed: &Bed) {
     assert_eq!(names(&chosen), [("a", 1, Some("1")), ("c", 3, Some("1"))]);
     let none = bed.store.snapshot(user, &some(&[])).await.unwrap().unwrap();
     assert!(none.entries.is_empty() && none.seq == Seq(3));
+
+    commit(&*bed.store, [delete(user, "a")]).await;
+    let since = Some((bed.store.epoch(), Seq(1)));
+    let both = bed.store.snapshot(user, &Selection { since, ..some(&["a", "b"]) }).await.unwrap().unwrap();
+    assert!(both.delta && both.seq == Seq(4));
+    assert_eq!(names(&both), [("b", 2, Some("1")), ("a", 4, None)]);
 }
 
 async fn a_catch_up_has_every_change_in_order_a_piece_at_a_time(bed: &Bed) {
