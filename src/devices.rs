@@ -384,7 +384,7 @@ impl DeviceService {
         };
         let revoked = self.writer.revoke(Command::RevokeDevice(revoke)).await?.ok_or_else(unknown_device)?;
         for revoked in &revoked {
-            self.hub.kick(user, revoked);
+            self.hub.kick(user, revoked, at);
         }
         self.hub.device_removed(user, device);
         Ok(())
@@ -406,7 +406,7 @@ impl DeviceService {
         if members.iter().find(is_here).is_none() {
             self.writer.submit(Command::MoveDevice(MoveDevice { user, device, connection, login })).await?;
         }
-        self.hub.move_to_login(user, connection, login);
+        self.hub.move_to_login(user, connection, login, identity.issued_at);
         Ok(())
     }
 

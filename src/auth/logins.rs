@@ -50,7 +50,7 @@ impl AuthService {
             Rotation::Reused { user } => {
                 tracing::warn!(user.id = %user, login.id = %presented.login, "a used refresh token came again: its login has ended");
                 self.metrics.refresh_reuses.increment(1);
-                self.hub.kick(user, &Revoked::Login(Some(presented.login)));
+                self.hub.kick(user, &Revoked::Login(Some(presented.login)), at);
                 Err(invalid_token())
             }
             Rotation::Invalid => {
@@ -78,8 +78,8 @@ impl AuthService {
     }
 
     async fn end(&self, user: UserId, which: Which) -> Outcome<()> {
-        let end = EndLogins { user, which, at: Clock::now() };
-        self.revoke(user, Command::EndLogins(end)).await.map(drop)
+        let at = Clock::now();
+        self.revoke(user, Command::EndLogins(EndLogins { user, which, at }), at).await.map(drop)
     }
 
     /// Replaces the password and ends the user's other logins.
@@ -91,14 +91,16 @@ impl AuthService {
         let account = self.account_of(identity).await?;
         password::check_strength(new, &account.email).map_err(|failure| failure.with("field", "new"))?;
         self.check_password(&account, current).await?;
+        let new_hash = self.hasher.hash(new).await?;
+        let at = Clock::now();
         let change = ChangePassword {
             user: account.user,
-            new_hash: self.hasher.hash(new).await?,
+            new_hash,
             old_hash: Some(account.password_hash),
             end: Which::AllBut(identity.login),
-            at: Clock::now(),
+            at,
         };
-        let changed = self.revoke(account.user, Command::ChangePassword(change)).await?;
+        let changed = self.revoke(account.user, Command::ChangePassword(change), at).await?;
         // Somebody else was quicker, so it is not the password any more.
         if changed { Ok(()) } else { Err(self.invalid_credentials()) }
     }
@@ -110,8 +112,9 @@ impl AuthService {
     pub async fn remove_account(&self, identity: &Identity, password: &str) -> Outcome<()> {
         let account = self.account_of(identity).await?;
         self.check_password(&account, password).await?;
-        let remove = Command::RemoveUser { user: account.user, at: Clock::now() };
-        self.revoke(account.user, remove).await.map(drop)
+        let at = Clock::now();
+        let remove = Command::RemoveUser { user: account.user, at };
+        self.revoke(account.user, remove, at).await.map(drop)
     }
 
     async fn account_of(&self, identity: &Identity) -> Outcome<Account> {
@@ -127,10 +130,11 @@ impl AuthService {
     }
 
     /// Ends something durably, then its sockets; false when it was not there.
-    async fn revoke(&self, user: UserId, command: Command) -> Outcome<bool> {
+    /// `at` is the command's.
+    async fn revoke(&self, user: UserId, command: Command, at: Timestamp) -> Outcome<bool> {
         let revoked = self.writer.revoke(command).await?;
         for revoked in revoked.iter().flatten() {
-            self.hub.kick(user, revoked);
+            self.hub.kick(user, revoked, at);
         }
         Ok(revoked.is_some())
     }

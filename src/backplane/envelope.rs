@@ -147,6 +147,9 @@ pub struct Kick {
     /// Only the sockets of what was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revoked>,
+    /// When that was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<i64>,
     /// A code of docs/PROTOCOL.md.
     pub reason: String,
 }

@@ -43,7 +43,7 @@ pub async fn ask_regularly(hub: Hub) {
         match hub.0.store.revocations(revoked_since).await {
             Ok((next, ended)) => {
                 for ended in ended {
-                    hub.kick_here(ended.user, &ended.revoked);
+                    hub.kick_here(ended.user, &ended.revoked, ended.at);
                 }
                 revoked_since = Some(next);
             }

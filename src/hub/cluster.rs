@@ -71,10 +71,11 @@ impl Hub {
         self.0.backplane.publish(user, &envelope);
     }
 
-    pub(super) fn publish_kick(&self, user: UserId, revoked: &Revoked) {
+    pub(super) fn publish_kick(&self, user: UserId, revoked: &Revoked, at: Timestamp) {
         if self.is_clustered() {
             let reason = Code::Unauthorized.as_str().to_owned();
-            let kick = Kick { device: None, connection: None, revoked: Some(*revoked), reason };
+            let (revoked, at_ms) = (Some(*revoked), Some(at.0));
+            let kick = Kick { device: None, connection: None, revoked, at_ms, reason };
             self.publish(user, Kind::Kick(kick), None);
         }
     }
@@ -142,7 +143,7 @@ impl Hub {
         if state.is_none() && !changed.deleted {
             return self.look_into_store(user);
         }
-        self.change(Arc::new(Change {
+        let change = Change {
             user,
             seq: changed.seq,
             key,
@@ -150,12 +151,14 @@ impl Hub {
             state: state.map(Into::into),
             device: changed.device,
             at: Timestamp(changed.at_ms),
-        }));
+        };
+        // Its ack goes to a connection of the node that committed it.
+        self.change(Arc::new(change), None);
     }
 
     fn take_kick(&self, user: UserId, kick: &Kick) {
         if let Some(revoked) = &kick.revoked {
-            return self.kick_here(user, revoked);
+            return self.kick_here(user, revoked, Timestamp(kick.at_ms.unwrap_or(i64::MAX)));
         }
         for member in self.members(user) {
             let is_meant = kick.device.is_none_or(|device| device == member.device)

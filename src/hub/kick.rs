@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Ending, Hub, Member};
-use crate::model::{ConnectionId, LoginId, Revoked, UserId};
+use crate::model::{ConnectionId, LoginId, Revoked, Timestamp, UserId};
 
 /// Longer than any connect takes between the store and the hub.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
@@ -21,32 +21,42 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 pub struct Kicked(Mutex<Vec<Kick>>);
 
 struct Kick {
-    at: Instant,
+    remembered_at: Instant,
     user: UserId,
     revoked: Revoked,
+    at: Timestamp,
 }
 
 impl Kicked {
-    fn remember(&self, user: UserId, revoked: Revoked) {
-        let now = Instant::now();
+    fn remember(&self, user: UserId, revoked: Revoked, at: Timestamp) {
         let mut kicks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kicks.retain(|kick| now.duration_since(kick.at) < REMEMBERED_FOR);
-        kicks.push(Kick { at: now, user, revoked });
+        kicks.retain(Kick::is_fresh);
+        kicks.push(Kick { remembered_at: Instant::now(), user, revoked, at });
     }
 
     /// The ending of a member that was kicked before it came.
     fn ending(&self, user: UserId, member: &Member) -> Option<Ending> {
         let kicks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hit = kicks.iter().find(|kick| kick.user == user && concerns(&kick.revoked, member))?;
+        let hit = kicks
+            .iter()
+            .find(|kick| kick.user == user && kick.is_fresh() && concerns(&kick.revoked, kick.at, member))?;
         Some(ending(&hit.revoked))
     }
 }
 
-fn concerns(revoked: &Revoked, member: &Member) -> bool {
+impl Kick {
+    fn is_fresh(&self) -> bool {
+        self.remembered_at.elapsed() < REMEMBERED_FOR
+    }
+}
+
+/// `at`: when it was revoked. A token of another issuer that was made later is good again, as for the store.
+fn concerns(revoked: &Revoked, at: Timestamp, member: &Member) -> bool {
+    let is_older = member.token_issued_at < at;
     match revoked {
-        Revoked::User => true,
+        Revoked::User => is_older || !member.login.is_some_and(LoginId::is_external),
         Revoked::Device(device) => *device == member.device,
-        Revoked::Login(None) => member.login.is_none_or(LoginId::is_external),
+        Revoked::Login(None) => is_older && member.login.is_none_or(LoginId::is_external),
         Revoked::Login(login) => *login == member.login,
         Revoked::Connection(connection) => *connection == member.connection,
     }
@@ -63,25 +73,32 @@ fn ending(revoked: &Revoked) -> Ending {
 impl Hub {
     /// Ends the sockets of what was revoked, for good and on every node; also
     /// those that are just coming in. Kicking again does no harm.
-    pub fn kick(&self, user: UserId, revoked: &Revoked) {
-        self.kick_here(user, revoked);
-        self.publish_kick(user, revoked);
+    /// `at`: when it was revoked, as the store has it.
+    pub fn kick(&self, user: UserId, revoked: &Revoked, at: Timestamp) {
+        self.kick_here(user, revoked, at);
+        self.publish_kick(user, revoked, at);
     }
 
     /// The same on this node.
-    pub(super) fn kick_here(&self, user: UserId, revoked: &Revoked) {
-        self.0.kicked.remember(user, *revoked);
+    pub(super) fn kick_here(&self, user: UserId, revoked: &Revoked, at: Timestamp) {
+        self.0.kicked.remember(user, *revoked, at);
         for member in self.members(user) {
-            if concerns(revoked, &member) {
+            if concerns(revoked, at, &member) {
                 member.recipient.end(ending(revoked));
             }
         }
     }
 
-    /// A member's token was replaced by one of another login.
-    pub fn move_to_login(&self, user: UserId, connection: ConnectionId, login: Option<LoginId>) {
+    /// A member's token was replaced by another, made then.
+    pub fn move_to_login(
+        &self,
+        user: UserId,
+        connection: ConnectionId,
+        login: Option<LoginId>,
+        token_issued_at: Timestamp,
+    ) {
         let Some(room) = self.room(user) else { return };
-        if let Some(member) = room.move_to_login(connection, login) {
+        if let Some(member) = room.move_to_login(connection, login, token_issued_at) {
             self.end_if_kicked(user, &member);
         }
     }

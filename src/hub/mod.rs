@@ -27,7 +27,7 @@ use crate::backplane::Backplane;
 use crate::drain::Tasks;
 use crate::model::{Change, ConnectionId, DeviceId, Epoch, Seq, Timestamp, UserId};
 use crate::store::Store;
-use crate::store::writer::Committed;
+use crate::store::writer::{Committed, CommittedChange};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces;
 use crate::wire::{self, Frame};
@@ -66,9 +66,14 @@ pub struct Joined {
     pub still_known: bool,
 }
 
-/// The user already has as many sockets as allowed.
-#[derive(Debug)]
-pub struct TooManySockets;
+/// Why a device could not join.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotJoined {
+    /// The user already has as many sockets as allowed.
+    TooManySockets,
+    /// A newer connection of the device was faster.
+    Overtaken,
+}
 
 /// Somebody is connecting: the user's room stays.
 pub struct Visit {
@@ -150,8 +155,8 @@ impl Hub {
     /// [`Hub::restored`]. An older connection of the same device is ended.
     ///
     /// # Errors
-    /// When the user has too many sockets.
-    pub fn join(&self, user: UserId, member: Member) -> Result<Joined, TooManySockets> {
+    /// When the user has too many sockets, or the device a newer one.
+    pub fn join(&self, user: UserId, member: Member) -> Result<Joined, NotJoined> {
         let connection = member.connection;
         let mut member = Some(member);
         let joined = loop {
@@ -260,14 +265,14 @@ impl Hub {
     /// Takes what this node committed, in the order of the commits.
     pub fn committed(&self, committed: &Committed) {
         self.mind_the_epoch();
-        for (change, trace) in &committed.changes {
+        for CommittedChange { change, acked_to, trace } in &committed.changes {
             let _step = traces::step("deliver", traces::Role::Internal, *trace).entered();
-            self.change(change.clone());
+            self.change(change.clone(), *acked_to);
             if self.is_clustered() {
                 self.publish_change(change);
             }
         }
-        let trace = committed.changes.iter().find_map(|(_, trace)| *trace);
+        let trace = committed.changes.iter().find_map(|change| change.trace);
         self.0.metrics.delivered(committed.at.elapsed(), trace);
     }
 
@@ -289,10 +294,11 @@ impl Hub {
         }
     }
 
-    /// Takes one committed change, from whichever node.
-    pub fn change(&self, change: Arc<Change>) {
+    /// Takes one committed change, from whichever node. `acked_to`: the connection
+    /// that hears of it by its ack.
+    pub fn change(&self, change: Arc<Change>, acked_to: Option<ConnectionId>) {
         let Some(room) = self.room(change.user) else { return };
-        let accepted = room.accept(change);
+        let accepted = room.accept(change, acked_to);
         self.repair_after(room, accepted);
     }
 

@@ -54,7 +54,7 @@ impl Hub {
     pub fn arrived(&self, arrival: Arrival) {
         if !self.is_clustered() {
             if !arrival.still_known {
-                self.tell_arrival(&arrival);
+                self.announce(&arrival);
             }
             return;
         }
@@ -82,10 +82,7 @@ impl Hub {
                 }
                 Err(_) if arrival.still_known => {}
                 // Known here and without a row: others have been told that it is gone.
-                Ok(Placed::Stands { replaced: None }) | Err(_) => {
-                    hub.tell_arrival(&arrival);
-                    hub.publish_arrival(&arrival);
-                }
+                Ok(Placed::Stands { replaced: None }) | Err(_) => hub.announce(&arrival),
             }
         });
     }
@@ -117,6 +114,7 @@ impl Hub {
                 device: Some(arrival.device),
                 connection: Some(row.connection),
                 revoked: None,
+                at_ms: None,
                 reason: "replaced".to_owned(),
             };
             self.publish(arrival.user, Kind::Kick(kick), None);
@@ -144,9 +142,16 @@ impl Hub {
         }
     }
 
-    fn tell_arrival(&self, arrival: &Arrival) {
+    /// Tells everyone that a connection came, before anybody hears that it went.
+    fn announce(&self, arrival: &Arrival) {
+        let Some(room) = self.room(arrival.user) else { return };
         let body = wire::device_connected_body(arrival.device, &arrival.info.json, arrival.at);
-        self.tell(arrival.user, &wire::event("device-connected", &body), Some(arrival.device));
+        let event = wire::event("device-connected", &body);
+        room.tell_arrival(arrival.device, arrival.connection, &event, || {
+            if self.is_clustered() {
+                self.publish_arrival(arrival);
+            }
+        });
     }
 
     fn publish_arrival(&self, arrival: &Arrival) {
@@ -289,7 +294,8 @@ impl Hub {
                 self.end_connection(user, connection, Ending::Replaced);
             } else {
                 let (device, connection) = (Some(device), Some(connection));
-                let kick = Kick { device, connection, reason: "replaced".to_owned(), revoked: None };
+                let reason = "replaced".to_owned();
+                let kick = Kick { device, connection, revoked: None, at_ms: None, reason };
                 self.publish(user, Kind::Kick(kick), None);
             }
         }
@@ -311,8 +317,7 @@ impl Hub {
                 at: member.connected_at,
                 still_known: false,
             };
-            self.tell_arrival(&arrival);
-            self.publish_arrival(&arrival);
+            self.announce(&arrival);
         }
     }
 

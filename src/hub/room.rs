@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Class, Ending, Item, Joined, Recipient, TooManySockets};
+use super::{Class, Ending, Item, Joined, NotJoined, Recipient};
 use crate::model::{Change, ConnectionId, DeviceId, DeviceInfo, LoginId, Seq, SessionKey, Timestamp, UserId};
 use crate::store::CatchUp;
 use crate::wire::{self, Frame};
@@ -22,10 +22,14 @@ pub struct Member {
     pub device: DeviceId,
     /// Which of its connections.
     pub connection: ConnectionId,
+    /// The store's fence of that connection: a newer one of the device has a higher one.
+    pub fence: u64,
     /// The login of its token.
     pub login: Option<LoginId>,
     /// What it said of itself.
     pub info: DeviceInfo,
+    /// When its token was made.
+    pub token_issued_at: Timestamp,
     /// When it connected.
     pub connected_at: Timestamp,
     /// The only keys it wants to hear of; all without.
@@ -59,6 +63,12 @@ pub struct Room {
     state: Mutex<State>,
 }
 
+/// A change, and the connection that hears of it by its ack.
+struct Arrived {
+    change: Arc<Change>,
+    acked_to: Option<ConnectionId>,
+}
+
 #[derive(Default)]
 struct State {
     members: Vec<Arc<Member>>,
@@ -67,7 +77,7 @@ struct State {
     /// The first restore's seq: what is up to here was not delivered to anybody.
     began: Seq,
     /// Arrived ahead of their turn.
-    waiting: BTreeMap<Seq, Arc<Change>>,
+    waiting: BTreeMap<Seq, Arrived>,
     /// The store has been said to be at least here.
     look_to: Seq,
     /// What waited up to here was there before the store was last read.
@@ -93,19 +103,18 @@ impl Room {
     }
 
     /// Takes `member` in; nothing when the room is closed.
-    pub fn join(
-        &self,
-        member: &mut Option<Member>,
-        sockets_max: usize,
-    ) -> Option<Result<Joined, TooManySockets>> {
+    pub fn join(&self, member: &mut Option<Member>, sockets_max: usize) -> Option<Result<Joined, NotJoined>> {
         let mut state = self.lock();
         if state.closed {
             return None;
         }
         let newcomer = member.take()?;
         let older = state.members.iter().position(|present| present.device == newcomer.device);
+        if older.is_some_and(|older| state.members[older].fence > newcomer.fence) {
+            return Some(Err(NotJoined::Overtaken));
+        }
         if older.is_none() && state.members.len() >= sockets_max {
-            return Some(Err(TooManySockets));
+            return Some(Err(NotJoined::TooManySockets));
         }
         let older = older.map(|place| state.members.swap_remove(place));
         let left = state.leaving.remove(&newcomer.device);
@@ -209,19 +218,20 @@ impl Room {
         state.closed
     }
 
-    /// Takes a committed change.
-    pub fn accept(&self, change: Arc<Change>) -> Accepted {
+    /// Takes a committed change. `acked_to`: the connection that hears of it by its
+    /// ack; a later one of the same device does not.
+    pub fn accept(&self, change: Arc<Change>, acked_to: Option<ConnectionId>) -> Accepted {
         let mut state = self.lock();
         match state.cursor {
             Some(cursor) if change.seq <= cursor => Accepted::Settled,
             Some(cursor) if change.seq == cursor.next() => {
-                state.deliver(&change);
+                state.deliver(&Arrived { change, acked_to });
                 state.deliver_waiting();
                 Accepted::Settled
             }
             cursor => {
                 if state.waiting.len() < WAITING_MAX {
-                    state.waiting.insert(change.seq, change);
+                    state.waiting.insert(change.seq, Arrived { change, acked_to });
                 } else {
                     state.look_to = state.look_to.max(change.seq);
                 }
@@ -261,7 +271,10 @@ impl Room {
         }
         for change in catch_up.changes {
             if state.cursor.is_some_and(|cursor| change.seq > cursor) {
-                state.deliver(&Arc::new(change));
+                // The store does not know whom an ack told of it.
+                let arrived = state.waiting.remove(&change.seq);
+                let arrived = arrived.unwrap_or_else(|| Arrived { change: Arc::new(change), acked_to: None });
+                state.deliver(&arrived);
             }
         }
         state.cursor = state.cursor.max(Some(catch_up.up_to));
@@ -304,6 +317,26 @@ impl Room {
         }
     }
 
+    /// Tells the others that a connection came, and does `then`, unless it is gone
+    /// again and that is told or about to be. Its going is told after both.
+    pub fn tell_arrival(
+        &self,
+        device: DeviceId,
+        connection: ConnectionId,
+        event: &Frame,
+        then: impl FnOnce(),
+    ) {
+        let state = self.lock();
+        let is_here = state.members.iter().any(|member| member.connection == connection);
+        let is_known = is_here || state.leaving.get(&device) == Some(&connection);
+        if is_known {
+            for member in state.members.iter().filter(|member| member.device != device) {
+                member.recipient.push(Item { frame: event.clone(), class: Class::Plain });
+            }
+            then();
+        }
+    }
+
     /// Sends an event to one device; false when it is not here.
     pub fn tell_one(&self, device: DeviceId, event: Frame) -> bool {
         let state = self.lock();
@@ -314,12 +347,17 @@ impl Room {
         })
     }
 
-    /// Notes that a connection goes on under another login; the member as it is
+    /// Notes that a connection goes on with another token; the member as it is
     /// then.
-    pub fn move_to_login(&self, connection: ConnectionId, login: Option<LoginId>) -> Option<Arc<Member>> {
+    pub fn move_to_login(
+        &self,
+        connection: ConnectionId,
+        login: Option<LoginId>,
+        token_issued_at: Timestamp,
+    ) -> Option<Arc<Member>> {
         let mut state = self.lock();
         let member = state.members.iter_mut().find(|member| member.connection == connection)?;
-        *member = Arc::new(Member { login, ..Member::clone(member) });
+        *member = Arc::new(Member { login, token_issued_at, ..Member::clone(member) });
         Some(member.clone())
     }
 
@@ -351,13 +389,14 @@ impl State {
         }
     }
 
-    /// Hands a change to every device but its author, and moves the cursor.
-    fn deliver(&mut self, change: &Arc<Change>) {
+    /// Hands a change to every connection but the one whose ack tells of it, and
+    /// moves the cursor.
+    fn deliver(&mut self, Arrived { change, acked_to }: &Arrived) {
         let mut frame = None;
         for member in &self.members {
-            let authored = change.device == Some(member.device);
+            let is_told = *acked_to == Some(member.connection);
             let wanted = member.keys.as_ref().is_none_or(|keys| keys.contains(&change.key));
-            if !authored && wanted {
+            if !is_told && wanted {
                 let frame = frame.get_or_insert_with(|| wire::session_updated(change)).clone();
                 member.recipient.push(Item { frame, class: Class::Change(change.clone()) });
             }
@@ -372,10 +411,10 @@ impl State {
             if *entry.key() > cursor.next() {
                 break;
             }
-            let change = entry.remove();
-            if change.seq == cursor.next() {
-                self.deliver(&change);
-                cursor = change.seq;
+            let arrived = entry.remove();
+            if arrived.change.seq == cursor.next() {
+                self.deliver(&arrived);
+                cursor = arrived.change.seq;
             }
         }
     }

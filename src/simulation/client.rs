@@ -45,8 +45,12 @@ struct State {
 /// What the client has heard.
 #[derive(Default)]
 struct View {
-    /// All changes up to here were heard, were its own, or are in the restore.
+    /// All changes up to here were heard, acked, or are in the restore; or are `owed`.
     position: Option<Seq>,
+    /// Writes of this socket that were acked.
+    acked: BTreeSet<Seq>,
+    /// Its own changes that it was not told of in their turn, and whose acks have not come.
+    owed: BTreeSet<Seq>,
     /// The change that each key has its state from.
     keys: BTreeMap<SessionKey, Seq>,
     /// Writes without an answer yet.
@@ -268,8 +272,10 @@ impl Client {
                 view.unanswered -= 1;
                 let at = view.keys.entry(key).or_default();
                 *at = (*at).max(seq);
-                if view.position.map(Seq::next) == Some(seq) {
-                    view.position = Some(seq);
+                view.owed.remove(&seq);
+                view.acked.insert(seq);
+                while let Some(next) = view.position.map(Seq::next).filter(|next| view.acked.contains(next)) {
+                    view.position = Some(next);
                 }
             }
             Heard::Refused => self.state().view.unanswered -= 1,
@@ -302,6 +308,8 @@ impl Client {
         }
         view.keys.extend(snapshot.entries.iter().map(|entry| (entry.key.clone(), entry.seq)));
         view.position = Some(snapshot.seq);
+        view.acked.clear();
+        view.owed.clear();
         view.is_unsure = false;
         let listed: Vec<Value> = serde_json::from_str(listed).expect("a list of devices");
         let online = listed.iter().filter(|device| device["online"] == true);
@@ -309,28 +317,35 @@ impl Client {
         view.online.remove(&self.device);
     }
 
-    /// Each change once, in order, and none left out but its own.
+    /// Each change once, in order, and none left out but those that an ack tells of.
     fn changed(&self, world: &World, connection: &Connection, change: &Change) {
         connection.note(format_args!("hears seq {}", change.seq));
         let mut state = self.state();
         let position = state.view.position.unwrap_or_default();
         let name = self.name();
         let told = |what: String| world.fate().violation(what);
+        // Where a repair read it from the store before the room was told whose ack it is.
+        if state.view.acked.contains(&change.seq) && change.seq <= position {
+            return;
+        }
         if change.seq <= position {
             return told(format!("{name} heard seq {} again or late, at {position}", change.seq));
         }
         let committed = world.database.changes_above(self.user, position);
-        let mut until = committed.iter().take_while(|committed| committed.seq <= change.seq);
-        let missed = until.find(|committed| committed.device != Some(self.device));
-        match missed {
-            Some(next) if next.seq < change.seq => {
-                told(format!("{name} heard seq {} but missed {}", change.seq, next.seq));
+        if !committed.iter().any(|committed| **committed == *change) {
+            told(format!("{name} heard seq {} otherwise than it was committed", change.seq));
+        }
+        for passed in committed.iter().take_while(|committed| committed.seq < change.seq) {
+            if passed.device != Some(self.device) {
+                told(format!("{name} heard seq {} but missed {}", change.seq, passed.seq));
+            } else if !state.view.acked.contains(&passed.seq) {
+                state.view.owed.insert(passed.seq);
             }
-            Some(next) if **next == *change => {}
-            _ => told(format!("{name} heard seq {} otherwise than it was committed", change.seq)),
         }
         state.view.position = Some(change.seq);
-        state.view.keys.insert(change.key.clone(), change.seq);
+        // Acks are not ordered against what is heard: what has the highest seq counts.
+        let at = state.view.keys.entry(change.key.clone()).or_default();
+        *at = (*at).max(change.seq);
     }
 
     fn told(&self, frame: &Frame) {
@@ -354,12 +369,13 @@ impl Client {
         let (view, name) = (&state.view, self.name());
         let position = view.position.unwrap_or_default();
         let unheard = world.database.changes_above(self.user, position);
-        for missed in unheard.iter().filter(|change| change.device != Some(self.device)) {
-            world.fate().violation(format!("{name} never heard seq {}, it is at {position}", missed.seq));
+        let unheard = unheard.iter().map(|change| change.seq).filter(|seq| !view.acked.contains(seq));
+        for missed in unheard.chain(view.owed.iter().copied()) {
+            world.fate().violation(format!("{name} never heard seq {missed}, it is at {position}"));
         }
         for entry in world.database.entries(self.user) {
             let known = view.keys.get(&entry.key).copied();
-            if entry.device != Some(self.device) && known != Some(entry.seq) {
+            if known != Some(entry.seq) {
                 world.fate().violation(format!(
                     "{name} has {} from seq {known:?}, the store from {}",
                     entry.key, entry.seq

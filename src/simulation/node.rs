@@ -21,7 +21,9 @@ use crate::hub::{self, Arrival, Gone, Hub, Member};
 use crate::merge::OnConflict;
 use crate::model::{BootId, Clock, Seq, SessionKey, Timestamp, UserId};
 use crate::store::writer::Committed;
-use crate::store::{Selection, SessionWrite, Snapshot, Store, StoreError, WriteChange, Writer};
+use crate::store::{
+    Command, Reply, Selection, SessionWrite, Snapshot, Store, StoreError, WriteChange, Writer,
+};
 use crate::telemetry::metrics::Metrics;
 use crate::wire;
 
@@ -166,7 +168,9 @@ impl Node {
         let member = Member {
             device,
             connection: id,
+            fence: connected.fence,
             login: None,
+            token_issued_at: identity.issued_at,
             info: info.clone(),
             connected_at: Clock::now(),
             keys: None,
@@ -232,10 +236,14 @@ impl Node {
             op_id: None,
             at: Timestamp(1),
         };
-        let outcome = self.writer.write(Arc::new(write)).await;
+        let outcome = match self.writer.enqueue(Command::Write(Arc::new(write)), Some(connection.id)) {
+            Ok(submitted) => submitted.answered().await,
+            Err(full) => Err(full),
+        };
         self.host.running().await;
         connection.tell(match outcome {
-            Ok(written) => Heard::Acked(key, written.expect("nothing refuses it").seq),
+            Ok(Reply::Written(Ok(written))) => Heard::Acked(key, written.seq),
+            Ok(other) => unreachable!("nothing refuses it: {other:?}"),
             Err(StoreError::Unavailable { unknown: true }) => Heard::Unknown,
             Err(_) => Heard::Refused,
         });

@@ -123,7 +123,7 @@ impl Data {
                 if defect != Defect::NoFencing {
                     self.notes.extend(left_open.into_iter().map(|(user, older, _)| {
                         let revoked = Revoked::Connection(older);
-                        Revocation { user, revoked }
+                        Revocation { user, revoked, at: connect.at }
                     }));
                 }
                 Reply::Connected(outcome)

@@ -16,7 +16,7 @@ use super::session::{Session, Who};
 use super::{events, fields};
 use crate::devices;
 use crate::failure::{Code, Failure, Outcome};
-use crate::hub::{Arrival, Gone, Member, Recipient};
+use crate::hub::{Arrival, Ending, Gone, Member, NotJoined, Recipient};
 use crate::model::{Clock, ConnectionId, DeviceId, DeviceInfo, UserId};
 use crate::store::Selection;
 use crate::sync::restore::Restore;
@@ -103,16 +103,25 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     let member = Member {
         device: who.device,
         connection,
+        fence: connected.fence,
         login: who.login,
+        token_issued_at: identity.issued_at,
         info: info.clone(),
         connected_at: Clock::now(),
         keys: selection.keys.clone().map(|keys| keys.into_iter().collect()),
         recipient: session.clone(),
     };
-    let Ok(joined) = services.hub.join(who.user, member) else {
-        // The store has it as connected already.
-        services.devices.leave(who.user, who.device, connection, Gone::ServerClose);
-        return Err(too_many());
+    let joined = match services.hub.join(who.user, member) {
+        Ok(joined) => joined,
+        Err(NotJoined::TooManySockets) => {
+            // The store has it as connected already.
+            services.devices.leave(who.user, who.device, connection, Gone::ServerClose);
+            return Err(too_many());
+        }
+        Err(NotJoined::Overtaken) => {
+            session.end(Ending::Replaced);
+            return Ok(());
+        }
     };
     if !session.become_device(who) {
         return Ok(());

@@ -134,7 +134,7 @@ async fn one(session: &Arc<Session>, id: Option<AckId>, json: &str, owed: &mut V
     let submitted = write.and_then(|write| {
         let key = write.key.clone();
         let span = span_of(name, who);
-        let pending = span.in_scope(|| session.services.sync.submit(write))?;
+        let pending = span.in_scope(|| session.services.sync.submit(write, Some(who.connection)))?;
         Ok(Owed { id, name, key, pending, span })
     });
     match submitted {

@@ -165,4 +165,5 @@ pub struct ChangePassword {
 pub struct Revocation {
     pub user: UserId,
     pub revoked: Revoked,
+    pub at: Timestamp,
 }

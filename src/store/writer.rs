@@ -22,7 +22,7 @@ use super::{
     TakeMessages, TakenMessage, UpdateDevice, WriteRefusal, Written,
 };
 use crate::drain::Tasks;
-use crate::model::{Change, Revoked, UserId};
+use crate::model::{Change, ConnectionId, Revoked, UserId};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{self, Context};
 
@@ -43,10 +43,20 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 
 /// Changes that were committed together, and when.
 pub struct Committed {
-    /// In the order of their commit, each with its place in a trace.
-    pub changes: Vec<(Arc<Change>, Option<Context>)>,
+    /// In the order of their commit.
+    pub changes: Vec<CommittedChange>,
     /// The moment after the commit.
     pub at: Instant,
+}
+
+/// One of them.
+pub struct CommittedChange {
+    /// What was committed.
+    pub change: Arc<Change>,
+    /// The connection that its ack tells of it.
+    pub acked_to: Option<ConnectionId>,
+    /// Its place in a trace.
+    pub trace: Option<Context>,
 }
 
 /// The way to the store for everything that writes.
@@ -65,6 +75,8 @@ struct Waiting {
     command: Command,
     state: Arc<AtomicU8>,
     answer: oneshot::Sender<StoreResult<Reply>>,
+    /// The connection that the answer goes to.
+    asker: Option<ConnectionId>,
     trace: Option<Context>,
 }
 
@@ -322,17 +334,18 @@ impl Writer {
     /// # Errors
     /// `Busy` when too much waits; `Unavailable` when no answer came in time.
     pub async fn submit(&self, command: Command) -> StoreResult<Reply> {
-        self.enqueue(command)?.answered().await
+        self.enqueue(command, None)?.answered().await
     }
 
-    /// The first half of [`Writer::submit`]: in the lane, not yet answered.
+    /// The first half of [`Writer::submit`]: in the lane, not yet answered. `asker`: the connection that the answer
+    /// will be told.
     ///
     /// # Errors
     /// `Busy` when too much waits.
-    pub fn enqueue(&self, command: Command) -> StoreResult<Submitted> {
+    pub fn enqueue(&self, command: Command, asker: Option<ConnectionId>) -> StoreResult<Submitted> {
         let (answer, answered) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(WAITING));
-        let waiting = Waiting { command, state: state.clone(), answer, trace: Context::current() };
+        let waiting = Waiting { command, state: state.clone(), answer, asker, trace: Context::current() };
         let push = |lanes: &mut Lanes| (lanes.push(waiting), lanes.commands);
         let (kept, depth) = self.queue.with_lanes(&self.metrics, push);
         if !kept {
@@ -359,11 +372,16 @@ impl Submitted {
     /// # Errors
     /// `Unavailable` when no answer came in time; `unknown` tells whether the
     /// command may have been applied all the same.
-    pub async fn answered(self) -> StoreResult<Reply> {
-        match tokio::time::timeout_at(self.deadline, self.answered).await {
+    pub async fn answered(mut self) -> StoreResult<Reply> {
+        match tokio::time::timeout_at(self.deadline, &mut self.answered).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(_writer_gone)) => Err(StoreError::Unavailable { unknown: false }),
             Err(_too_late) => {
+                // An answer that the writer could still give counts: it takes it for heard.
+                self.answered.close();
+                if let Ok(reply) = self.answered.try_recv() {
+                    return reply;
+                }
                 let ours =
                     self.state.compare_exchange(WAITING, ABANDONED, Ordering::AcqRel, Ordering::Acquire);
                 Err(StoreError::Unavailable { unknown: ours.is_err() })
@@ -382,6 +400,14 @@ struct Writing {
 }
 
 type Answer = oneshot::Sender<StoreResult<Reply>>;
+
+/// A caller of a batch, and what it waits for.
+struct Caller {
+    state: Arc<AtomicU8>,
+    answer: Answer,
+    asker: Option<ConnectionId>,
+    trace: Option<Context>,
+}
 
 impl Writing {
     async fn run(self, queue: Arc<Queue>, tasks: Tasks) {
@@ -422,75 +448,78 @@ impl Writing {
     async fn commit(&self, batch: Vec<Waiting>) -> Vec<Waiting> {
         let (commands, callers): (Vec<_>, Vec<_>) = batch
             .into_iter()
-            .map(|waiting| (waiting.command, (waiting.state, waiting.answer, waiting.trace)))
+            .map(|Waiting { command, state, answer, asker, trace }| {
+                (command, Caller { state, answer, asker, trace })
+            })
             .unzip();
-        let steps = steps(callers.iter().filter_map(|(_, _, trace)| *trace), commands.len());
+        let steps = steps(callers.iter().filter_map(|caller| caller.trace), commands.len());
         let started = Instant::now();
         let result = self.store.commit(&commands).await;
         drop(steps);
-        let trace = callers.iter().find_map(|(_, _, trace)| *trace);
+        let trace = callers.iter().find_map(|caller| caller.trace);
         self.metrics.committed(started.elapsed(), trace);
         self.metrics.commit_batch.record(commands.len() as f64);
         match result {
             Ok(replies) => {
                 self.metrics.store_up.set(1.0);
-                let changes = replies.iter().zip(&callers);
-                let changes = changes.filter_map(|(reply, (_, _, trace))| Some((change_of(reply)?, *trace)));
-                let changes = changes.collect();
-                let (mut held, mut answers) = (Vec::new(), Vec::new());
-                for ((command, (state, answer, trace)), reply) in
-                    commands.into_iter().zip(callers).zip(replies)
-                {
-                    let is_kept = command.is_kept();
+                let (mut held, mut answered) = (Vec::new(), Vec::new());
+                for ((command, caller), reply) in commands.into_iter().zip(callers).zip(replies) {
                     match reply {
-                        Reply::Held => held.push(Waiting { command, state, answer, trace }),
-                        reply => answers.push(((answer, reply), is_kept)),
+                        Reply::Held => {
+                            let Caller { state, answer, asker, trace } = caller;
+                            held.push(Waiting { command, state, answer, asker, trace });
+                        }
+                        reply => answered.push((caller, reply, command.is_kept())),
                     }
                 }
-                self.answer(answers, changes).await;
+                self.answer(answered).await;
                 held
             }
             Err(error) => {
                 self.metrics.commit_failures.increment(1);
                 self.metrics.store_up.set(0.0);
                 tracing::warn!(%error, commands = commands.len(), "commit failed");
-                refuse(callers.into_iter().map(|(_, answer, _)| answer), &error);
+                refuse(callers.into_iter().map(|caller| caller.answer), &error);
                 Vec::new()
             }
         }
     }
 
     /// Acks what is committed, and copied where that is asked for, and tells the
-    /// hub. It hears of what is committed whether it is copied or not.
-    async fn answer(
-        &self,
-        replies: Vec<((Answer, Reply), bool)>,
-        changes: Vec<(Arc<Change>, Option<Context>)>,
-    ) {
-        let committed = Committed { changes, at: Instant::now() };
-        let Some(replica) = &self.replica else {
-            replies.into_iter().for_each(|((answer, reply), _)| send(answer, Ok(reply)));
-            return self.tell(committed).await;
-        };
-        let (kept, others): (Vec<_>, Vec<_>) = replies.into_iter().partition(|(_, is_kept)| *is_kept);
-        others.into_iter().for_each(|((answer, reply), _)| send(answer, Ok(reply)));
-        self.tell(committed).await;
-        if kept.is_empty() {
-            return;
-        }
-        match replica.copied().await {
-            Ok(()) => kept.into_iter().for_each(|((answer, reply), _)| send(answer, Ok(reply))),
-            Err(_) => {
-                let answers = kept.into_iter().map(|((answer, _), _)| answer);
-                refuse(answers, &StoreError::Unavailable { unknown: true });
+    /// hub. It hears of what is committed whether it is copied or not. `answered`:
+    /// with whether what was asked for is kept.
+    async fn answer(&self, answered: Vec<(Caller, Reply, bool)>) {
+        let mut committed = Committed { changes: Vec::new(), at: Instant::now() };
+        let mut awaits_copy = Vec::new();
+        for (caller, reply, is_kept) in answered {
+            let change = change_of(&reply);
+            let acked_to = if is_kept && self.replica.is_some() {
+                awaits_copy.push((caller.answer, reply));
+                caller.asker
+            } else {
+                // Who has given up was told that it may not have happened, and hears of it like the others.
+                let is_heard = send(caller.answer, Ok(reply));
+                caller.asker.filter(|_| is_heard)
+            };
+            if let Some(change) = change {
+                committed.changes.push(CommittedChange { change, acked_to, trace: caller.trace });
             }
         }
-    }
-
-    async fn tell(&self, committed: Committed) {
         if !committed.changes.is_empty() {
             // The receiver outlives the writer; at the very end nobody listens.
             drop(self.committed.send(committed).await);
+        }
+        let Some(replica) = self.replica.as_ref().filter(|_| !awaits_copy.is_empty()) else { return };
+        match replica.copied().await {
+            Ok(()) => {
+                for (answer, reply) in awaits_copy {
+                    send(answer, Ok(reply));
+                }
+            }
+            Err(_) => {
+                let answers = awaits_copy.into_iter().map(|(answer, _)| answer);
+                refuse(answers, &StoreError::Unavailable { unknown: true });
+            }
         }
     }
 }
@@ -505,13 +534,15 @@ fn steps(traces: impl Iterator<Item = Context>, batch: usize) -> Vec<tracing::Sp
     traces.map(step).collect()
 }
 
-fn send(answer: Answer, reply: StoreResult<Reply>) {
-    // A caller that gave up meanwhile was told `unknown`.
-    drop(answer.send(reply));
+/// False when the caller gave up meanwhile, and was told `unknown`.
+fn send(answer: Answer, reply: StoreResult<Reply>) -> bool {
+    answer.send(reply).is_ok()
 }
 
 fn refuse(answers: impl IntoIterator<Item = Answer>, error: &StoreError) {
-    answers.into_iter().for_each(|answer| send(answer, Err(error.clone())));
+    for answer in answers {
+        send(answer, Err(error.clone()));
+    }
 }
 
 fn change_of(reply: &Reply) -> Option<Arc<Change>> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::failure::{Code, Failure, Outcome};
 use crate::merge;
-use crate::model::{Change, SessionKey, UserId};
+use crate::model::{Change, ConnectionId, SessionKey, UserId};
 use crate::store::writer::Submitted;
 use crate::store::{
     Command, Entry, Reply, Selection, SessionWrite, Snapshot, Store, WriteRefusal, Writer, Written,
@@ -50,13 +50,14 @@ impl SyncEngine {
     }
 
     /// Puts a write into its user's lane. Writes of one caller are applied in
-    /// the order of these calls; the answers may be awaited later.
+    /// the order of these calls; the answers may be awaited later. `asker`: the
+    /// connection that is told the answer, and so need not hear of the change.
     ///
     /// # Errors
     /// `store_busy` when too much waits.
-    pub fn submit(&self, write: SessionWrite) -> Outcome<Pending> {
+    pub fn submit(&self, write: SessionWrite, asker: Option<ConnectionId>) -> Outcome<Pending> {
         let write = Arc::new(write);
-        let submitted = self.writer.enqueue(Command::Write(write.clone()))?;
+        let submitted = self.writer.enqueue(Command::Write(write.clone()), asker)?;
         Ok(Pending { write, submitted })
     }
 
@@ -73,12 +74,12 @@ impl SyncEngine {
         reply.map_err(|refusal| failure(refusal, &pending.write.key))
     }
 
-    /// Both halves at once.
+    /// Both halves at once, for somebody who is no device.
     ///
     /// # Errors
     /// As [`SyncEngine::submit`] and [`SyncEngine::settle`].
     pub async fn write(&self, write: SessionWrite) -> Outcome<Written> {
-        let pending = self.submit(write)?;
+        let pending = self.submit(write, None)?;
         self.settle(pending).await
     }
 

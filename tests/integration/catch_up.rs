@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Account, Device, Env, Node};
+use crate::support::{Account, Device, Env, Node, RawSocket};
 
 /// A session of five keys with some history; head is 7: `a` twice, `gone` written and deleted.
 async fn written() -> (Node, Account, Device) {
@@ -109,4 +109,44 @@ async fn session_get_answers_as_rest_does() {
     }
     let got = writer.emit_ack("session-get", json!({"since": {"epoch": got["epoch"], "seq": 6}})).await;
     assert_eq!(got["sessionData"], json!({"d": "d"}));
+}
+
+#[tokio::test]
+async fn what_a_lost_connection_still_sent_reaches_its_device_that_is_back() {
+    let node = Node::start(&Env::new().set("LIMIT_EVENTS_PER_SECOND", 0)).await;
+    let ann = node.register("ann").await;
+    let rest = node.rest_of(&ann);
+    let (mut socket, restored) = RawSocket::connect(&node, &ann).await;
+    let device = payload_of(&restored)["deviceId"].clone();
+    let mut restored_early = 0;
+    for round in 0..5 {
+        // More than a connection has on its way to the store at a time.
+        for key in 0..400 {
+            let write = json!(["session-update", {"sessionKey": format!("k{key}"), "state": round}]);
+            socket.send(&format!("42{write}")).await;
+        }
+        drop(socket);
+        socket = RawSocket::open(&node).await;
+        socket.join(&json!({"token": ann.token, "deviceId": device})).await;
+        let restored = payload_of(&socket.next_event("session-restored").await);
+        let mut view = restored["sessionData"].as_object().unwrap().clone();
+        let mut seq = restored["seq"].clone();
+        loop {
+            let session = rest.get("/api/session").await.expect(200);
+            restored_early += usize::from(seq != session["seq"]);
+            if seq == session["seq"] && session["sessionData"]["k399"] == round {
+                assert_eq!(Value::Object(view), session["sessionData"]);
+                break;
+            }
+            let change = payload_of(&socket.next_event("session-updated").await);
+            seq = change["seq"].clone();
+            view.insert(change["sessionKey"].as_str().unwrap().to_owned(), change["state"].clone());
+        }
+    }
+    assert!(restored_early > 0, "every restore held everything: nothing was tried");
+}
+
+fn payload_of(event: &str) -> Value {
+    let event: Value = serde_json::from_str(event.trim_start_matches("42")).unwrap();
+    event[1].clone()
 }

@@ -23,7 +23,7 @@ async fn a_user_whom_another_node_holds_holds_up_nobody_else() {
     other.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(hold))).await.unwrap();
 
     let waiting: Vec<_> = (1..=5)
-        .map(|i| writer.enqueue(Command::Write(Arc::new(write(held, "a", &i.to_string())))).unwrap())
+        .map(|i| writer.enqueue(Command::Write(Arc::new(write(held, "a", &i.to_string()))), None).unwrap())
         .collect();
     let started = Instant::now();
     for i in 0..3 {

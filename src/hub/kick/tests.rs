@@ -75,19 +75,41 @@ async fn node(bus: &MemoryBus) -> (TempDir, Hub) {
     (folder, hub)
 }
 
-fn join(hub: &Hub, user: UserId, login: Option<LoginId>) -> (DeviceId, ConnectionId, Arc<Seen>) {
-    let (device, connection, seen) = (DeviceId::fresh(), ConnectionId::fresh(), Arc::new(Seen::default()));
+fn member(
+    connection: ConnectionId,
+    login: Option<LoginId>,
+    token_issued_at: Timestamp,
+) -> (Member, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
     let member = Member {
-        device,
+        device: DeviceId::fresh(),
         connection,
+        fence: 1,
         login,
+        token_issued_at,
         info: crate::devices::parse_info(None).unwrap(),
         connected_at: Timestamp(0),
         keys: None,
         recipient: seen.clone(),
     };
+    (member, seen)
+}
+
+fn join_with(
+    hub: &Hub,
+    user: UserId,
+    login: Option<LoginId>,
+    token_issued_at: Timestamp,
+) -> (DeviceId, ConnectionId, Arc<Seen>) {
+    let connection = ConnectionId::fresh();
+    let (member, seen) = member(connection, login, token_issued_at);
+    let device = member.device;
     assert!(hub.join(user, member).is_ok());
     (device, connection, seen)
+}
+
+fn join(hub: &Hub, user: UserId, login: Option<LoginId>) -> (DeviceId, ConnectionId, Arc<Seen>) {
+    join_with(hub, user, login, Timestamp(0))
 }
 
 #[tokio::test]
@@ -99,11 +121,11 @@ async fn a_kick_ends_what_was_revoked_and_nothing_else() {
     let (_, _, without) = join(&hub, user, None);
     let (_, _, strange) = join(&hub, UserId::fresh(), Some(login));
 
-    hub.kick(user, &Revoked::Login(Some(login)));
+    hub.kick(user, &Revoked::Login(Some(login)), Timestamp(1));
     assert_eq!((meant.endings(), other.endings()), (vec![Ending::LoginEnded], vec![]));
-    hub.kick(user, &Revoked::Login(None));
+    hub.kick(user, &Revoked::Login(None), Timestamp(1));
     assert_eq!((without.endings(), other.endings()), (vec![Ending::LoginEnded], vec![]));
-    hub.kick(user, &Revoked::Device(device));
+    hub.kick(user, &Revoked::Device(device), Timestamp(1));
     assert_eq!(other.endings(), [Ending::DeviceRevoked]);
     assert_eq!(strange.endings(), []);
 }
@@ -112,15 +134,46 @@ async fn a_kick_ends_what_was_revoked_and_nothing_else() {
 async fn whoever_was_on_the_way_in_when_it_was_kicked_is_ended_on_joining() {
     let (_folder, hub) = node(&MemoryBus::default()).await;
     let (user, login) = (UserId::fresh(), LoginId::fresh());
-    hub.kick(user, &Revoked::Login(Some(login)));
+    hub.kick(user, &Revoked::Login(Some(login)), Timestamp(1));
 
     let (_, _, late) = join(&hub, user, Some(login));
     let (_, connection, fresh) = join(&hub, user, Some(LoginId::fresh()));
     assert_eq!((late.endings(), fresh.endings()), (vec![Ending::LoginEnded], vec![]));
 
     // So is one whose new token stands on what was kicked meanwhile.
-    hub.move_to_login(user, connection, Some(login));
+    hub.move_to_login(user, connection, Some(login), Timestamp(0));
     assert_eq!(fresh.endings(), [Ending::LoginEnded]);
+}
+
+#[tokio::test]
+async fn a_token_from_outside_that_was_made_after_the_end_of_the_others_is_good() {
+    let (_folder, hub) = node(&MemoryBus::default()).await;
+    let user = UserId::fresh();
+    let login = Some(LoginId::of_external(user, "of the issuer"));
+    hub.kick(user, &Revoked::Login(None), Timestamp(1));
+    hub.kick(user, &Revoked::User, Timestamp(1));
+
+    let (_, _, old) = join(&hub, user, login);
+    let (_, connection, late) = join_with(&hub, user, login, Timestamp(1));
+    assert_eq!((old.endings(), late.endings()), (vec![Ending::LoginEnded], vec![]));
+    hub.kick(user, &Revoked::Login(None), Timestamp(1));
+    assert_eq!(late.endings(), [], "as the regular ask does, which comes later");
+
+    // Our own users do not come back, whatever a node's clock says.
+    hub.move_to_login(user, connection, Some(LoginId::fresh()), Timestamp(2));
+    assert_eq!(late.endings(), [Ending::LoginEnded]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kick_is_remembered_for_a_while_and_no_longer() {
+    let (user, connection) = (UserId::fresh(), ConnectionId::fresh());
+    let (member, _seen) = member(connection, None, Timestamp(0));
+    let kicked = Kicked::default();
+    kicked.remember(user, Revoked::Connection(connection), Timestamp(1));
+    tokio::time::advance(REMEMBERED_FOR - Duration::from_millis(1)).await;
+    assert_eq!(kicked.ending(user, &member), Some(Ending::Replaced));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(kicked.ending(user, &member), None);
 }
 
 #[tokio::test]
@@ -131,7 +184,7 @@ async fn a_kick_reaches_the_other_nodes() {
     there.subscribe(user).await;
     let (_, _, far) = join(&there, user, Some(login));
 
-    here.kick(user, &Revoked::Login(Some(login)));
+    here.kick(user, &Revoked::Login(Some(login)), Timestamp(1));
 
     tokio::time::timeout(Duration::from_secs(10), far.ended.notified()).await.unwrap();
     assert_eq!(far.endings(), [Ending::LoginEnded]);

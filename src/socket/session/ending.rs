@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Session, Who};
 use crate::failure::Failure;
 use crate::hub::Gone;
+use crate::model::ConnectionId;
 use crate::socket::engine::Closed;
 use crate::wire;
 
@@ -71,9 +72,8 @@ impl Session {
         if self.outbox.is_held() {
             // Before the restore nothing else is on its way; the client has not
             // even heard that it is connected.
-            if let Some(who) = self.who() {
-                self.transport.send_or_close(&wire::connected(who.connection));
-            }
+            let connection = self.who().map_or_else(ConnectionId::fresh, |who| who.connection);
+            self.transport.send_or_close(&wire::connected(connection));
             farewell.iter().for_each(|frame| self.transport.send_or_close(frame));
         } else {
             farewell.into_iter().for_each(|frame| self.push(frame));

@@ -86,7 +86,13 @@ impl Session {
                 }
             }
             Turn::Waits { crowded: false } => {}
-            Turn::Waits { crowded: true } => self.transport.pause(),
+            Turn::Waits { crowded: true } => {
+                self.transport.pause();
+                // The worker may have come to the end of the inbox just before, and resumes nobody after it.
+                if self.inbox.has_room() {
+                    self.transport.resume();
+                }
+            }
             Turn::Full => {
                 self.services.metrics.inbox_full.increment(1);
                 self.refuse(id, json, Failure::rate_limited(100));

@@ -308,7 +308,7 @@ pub async fn revocations(
 ) -> Result<(u64, Vec<Revocation>), sqlx::Error> {
     let rows = sqlx::query(
         "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next,
-             r.user_id, r.kind, r.subject
+             r.user_id, r.kind, r.subject, r.at
          FROM (SELECT 1) AS one LEFT JOIN (
              SELECT * FROM revocations WHERE xid >= $1 ORDER BY id LIMIT $2
          ) AS r ON true ORDER BY r.id",
@@ -333,7 +333,7 @@ fn revocation_of(row: &PgRow) -> Result<Option<Revocation>, sqlx::Error> {
         ("connection", Some(connection)) => Revoked::Connection(ConnectionId(connection)),
         _ => Revoked::User,
     };
-    Ok(Some(Revocation { user: user(row, "user_id")?, revoked }))
+    Ok(Some(Revocation { user: user(row, "user_id")?, revoked, at: Timestamp(row.try_get("at")?) }))
 }
 
 /// The account of an e-mail address.

@@ -261,12 +261,13 @@ pub async fn revocations(
             sqlx::query("SELECT coalesce(max(id), 0) AS id FROM revocations").fetch_one(readers).await?;
         return Ok((number(&row, "id")?, Vec::new()));
     };
-    let rows =
-        sqlx::query("SELECT id, user_id, kind, subject FROM revocations WHERE id > ? ORDER BY id LIMIT ?")
-            .bind(after.cast_signed())
-            .bind(NOTES_AT_A_GO)
-            .fetch_all(readers)
-            .await?;
+    let rows = sqlx::query(
+        "SELECT id, user_id, kind, subject, at FROM revocations WHERE id > ? ORDER BY id LIMIT ?",
+    )
+    .bind(after.cast_signed())
+    .bind(NOTES_AT_A_GO)
+    .fetch_all(readers)
+    .await?;
     let position = rows.last().map_or(Ok(after), |row| number(row, "id"))?;
     let noted = rows.iter().map(revocation_of).collect::<Result<_, _>>()?;
     Ok((position, noted))
@@ -281,7 +282,7 @@ fn revocation_of(row: &SqliteRow) -> Result<Revocation, sqlx::Error> {
         ("device", _) => Revoked::Device(DeviceId(uuid(row, "subject")?)),
         _ => Revoked::User,
     };
-    Ok(Revocation { user: UserId(uuid(row, "user_id")?), revoked })
+    Ok(Revocation { user: UserId(uuid(row, "user_id")?), revoked, at: Timestamp(row.try_get("at")?) })
 }
 
 /// The account of an e-mail address.
