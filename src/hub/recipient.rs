@@ -51,6 +51,8 @@ pub enum Class {
     Change(Arc<Change>),
     /// Only the newest of a key waits.
     Coalesce(Arc<str>),
+    /// What the device asked for; it is asked for no more than there is room for.
+    Answer,
     /// Must be sent, or the connection ends.
     Plain,
 }

@@ -153,7 +153,7 @@ impl Connection {
         self.tell(match item.class {
             Class::Change(change) if change.seq <= floor => return,
             Class::Change(change) => Heard::Changed(change),
-            Class::Coalesce(_) | Class::Plain => Heard::Told(item.frame),
+            Class::Coalesce(_) | Class::Answer | Class::Plain => Heard::Told(item.frame),
         });
     }
 

@@ -84,6 +84,7 @@ pub async fn work(session: &Arc<Session>, id: Option<AckId>, json: Box<str>) {
     let mut next = Some((id, json));
     loop {
         if let Some((id, json)) = next.take() {
+            session.has_room_for_answer().await;
             one(session, id, &json, &mut owed).await;
         }
         if session.inbox.has_room() {
@@ -146,6 +147,7 @@ async fn one(session: &Arc<Session>, id: Option<AckId>, json: &str, owed: &mut V
 /// Answers a write after its commit.
 async fn settle(session: &Session, write: Owed) {
     let outcome = session.services.sync.settle(write.pending).await;
+    session.has_room_for_answer().await;
     write.span.record("outcome", outcome.as_ref().map_or_else(|failure| failure.code.as_str(), |_| "ok"));
     session.answer(write.id, Some(write.name), outcome.map(|written| ack_body(&write.key, &written)));
 }

@@ -5,10 +5,15 @@
 //! of one coalesce key only the newest event. One that still cannot keep up is
 //! cut; it restores when it comes back. A failed send is never forgotten: it
 //! ends here.
+//!
+//! Restores and answers are the device's own wish and count towards no bound of
+//! bytes: whoever makes an answer waits for room first.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::engine::{Sent, Transport};
 use crate::hub::{Class, Item};
@@ -27,6 +32,12 @@ const EVENTS_HARD_MAX: usize = 4_096;
 
 /// Bytes that may wait.
 const BYTES_MAX: usize = 1 << 20;
+
+/// The same behind a restore or an answer that is still on its way.
+const BYTES_BEHIND_ANSWER_MAX: usize = 4 << 20;
+
+/// With so many bytes waiting, answers included, no further answer is made.
+const BYTES_BEFORE_ANSWER_MAX: usize = 64 << 10;
 
 /// How long more than [`EVENTS_SOFT_MAX`] may wait.
 const OVERDUE: Duration = Duration::from_secs(10);
@@ -47,13 +58,17 @@ pub enum Then {
 #[derive(Default)]
 pub struct Outbox {
     state: Mutex<State>,
+    room: Notify,
 }
 
 #[derive(Default)]
 struct State {
     phase: Phase,
     queue: VecDeque<Item>,
+    /// Of all that waits.
     bytes: usize,
+    /// Of the restore and the answers among it.
+    answer_bytes: usize,
     pumping: bool,
     overdue_since: Option<Instant>,
 }
@@ -92,6 +107,8 @@ impl Outbox {
         state.wait(item, metrics);
         if state.is_overdue() {
             state.close();
+            drop(state);
+            self.room.notify_waiters();
             return Then::Cut;
         }
         if state.phase == Phase::Held || std::mem::replace(&mut state.pumping, true) {
@@ -110,11 +127,10 @@ impl Outbox {
         }
         state.phase = Phase::Open(floor);
         let held = std::mem::take(&mut state.queue);
-        state.bytes = 0;
-        state.queue.push_back(Item { frame: restored, class: Class::Plain });
+        (state.bytes, state.answer_bytes) = (0, 0);
+        state.add(Item { frame: restored, class: Class::Answer });
         for item in held.into_iter().filter(|item| !is_in_restore(item, floor)) {
-            state.bytes += item.frame.len();
-            state.queue.push_back(item);
+            state.add(item);
         }
         state.pumping = true;
         match state.drain(transport, metrics) {
@@ -136,7 +152,22 @@ impl Outbox {
     /// Sends what there is room for; false when nothing waits any more and the
     /// pump may end.
     pub fn pump(&self, transport: &Transport, metrics: &Metrics) -> bool {
-        self.lock().drain(transport, metrics) == Drained::NoRoom
+        let goes_on = self.lock().drain(transport, metrics) == Drained::NoRoom;
+        self.room.notify_waiters();
+        goes_on
+    }
+
+    /// Waits until an answer may be made: what waits is little, or nothing is sent any more.
+    pub async fn has_room_for_answer(&self) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.lock().bytes <= BYTES_BEFORE_ANSWER_MAX {
+                return;
+            }
+            room.await;
+        }
     }
 
     /// Forgets everything; nothing is sent any more. False when it was closed
@@ -145,6 +176,8 @@ impl Outbox {
         let mut state = self.lock();
         let was_open = state.phase != Phase::Closed;
         state.close();
+        drop(state);
+        self.room.notify_waiters();
         was_open
     }
 }
@@ -180,7 +213,7 @@ impl State {
     fn drain(&mut self, transport: &Transport, metrics: &Metrics) -> Drained {
         while let Some(item) = self.queue.pop_front() {
             match self.emit(&item.frame, transport, metrics) {
-                Emitted::Sent => self.bytes = self.bytes.saturating_sub(item.frame.len()),
+                Emitted::Sent => self.subtract(&item),
                 Emitted::NoRoom => {
                     self.queue.push_front(item);
                     return Drained::NoRoom;
@@ -188,7 +221,6 @@ impl State {
                 Emitted::Gone => self.close(),
             }
         }
-        self.bytes = 0;
         self.overdue_since = None;
         self.pumping = false;
         Drained::Empty
@@ -197,7 +229,27 @@ impl State {
     fn close(&mut self) {
         self.phase = Phase::Closed;
         self.queue = VecDeque::new();
-        self.bytes = 0;
+        (self.bytes, self.answer_bytes) = (0, 0);
+    }
+
+    fn add(&mut self, item: Item) {
+        self.bytes += item.frame.len();
+        if item.class == Class::Answer {
+            self.answer_bytes += item.frame.len();
+        }
+        self.queue.push_back(item);
+    }
+
+    fn subtract(&mut self, item: &Item) {
+        self.bytes -= item.frame.len();
+        if item.class == Class::Answer {
+            self.answer_bytes -= item.frame.len();
+        }
+    }
+
+    /// Those that count.
+    fn bounded_bytes(&self) -> usize {
+        self.bytes - self.answer_bytes
     }
 
     /// Queues an item in the place of what it makes superfluous.
@@ -209,10 +261,9 @@ impl State {
                 metrics.outbox_coalesced.increment(1);
             }
         }
-        self.bytes += item.frame.len();
-        self.queue.push_back(item);
+        self.add(item);
         // Once when it crosses the bound, then now and then: the queue may be long.
-        let is_due = self.bytes > BYTES_MAX || self.queue.len() % COALESCE_EVERY == 1;
+        let is_due = self.bounded_bytes() > BYTES_MAX || self.queue.len() % COALESCE_EVERY == 1;
         if self.is_over_soft() && is_due {
             self.coalesce_changes(metrics);
         }
@@ -220,30 +271,29 @@ impl State {
 
     fn forget(&mut self, place: usize) {
         if let Some(item) = self.queue.remove(place) {
-            self.bytes = self.bytes.saturating_sub(item.frame.len());
+            self.subtract(&item);
         }
     }
 
     fn is_over_soft(&self) -> bool {
-        self.queue.len() > EVENTS_SOFT_MAX || self.bytes > BYTES_MAX
+        self.queue.len() > EVENTS_SOFT_MAX || self.bounded_bytes() > BYTES_MAX
     }
 
     /// Of each session key only the newest change stays.
     fn coalesce_changes(&mut self, metrics: &Metrics) {
         let mut seen = HashSet::new();
-        let mut bytes = self.bytes;
         let before = self.queue.len();
         let mut kept: VecDeque<Item> = VecDeque::with_capacity(before);
         for item in std::mem::take(&mut self.queue).into_iter().rev() {
             let superseded = matches!(&item.class, Class::Change(change) if !seen.insert(change.key.clone()));
             if superseded {
-                bytes = bytes.saturating_sub(item.frame.len());
+                self.subtract(&item);
             } else {
                 kept.push_front(item);
             }
         }
         metrics.outbox_coalesced.increment((before - kept.len()) as u64);
-        (self.queue, self.bytes) = (kept, bytes);
+        self.queue = kept;
     }
 
     /// Whether the device is to be cut.
@@ -253,7 +303,8 @@ impl State {
             return false;
         }
         let since = *self.overdue_since.get_or_insert_with(Instant::now);
-        self.bytes > BYTES_MAX || self.queue.len() > EVENTS_HARD_MAX || since.elapsed() > OVERDUE
+        let bytes_max = if self.answer_bytes > 0 { BYTES_BEHIND_ANSWER_MAX } else { BYTES_MAX };
+        self.bounded_bytes() > bytes_max || self.queue.len() > EVENTS_HARD_MAX || since.elapsed() > OVERDUE
     }
 }
 

@@ -171,7 +171,12 @@ impl Session {
                 }
             }
         };
-        self.push(frame);
+        self.push_item(Item { frame, class: Class::Answer });
+    }
+
+    /// Waits until an answer may be made, however long: a device that reads nothing is cut.
+    pub(super) async fn has_room_for_answer(&self) {
+        self.outbox.has_room_for_answer().await;
     }
 
     /// Promises an answer that is known later: a node that goes away waits for it.

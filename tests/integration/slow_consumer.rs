@@ -222,3 +222,39 @@ async fn chat(phone: &Device, laptop: &Device) {
     }
     assert_eq!(laptop.events("realtime-event").len(), 200, "each once");
 }
+
+/// Of the live state that a user may have, in states of the greatest size.
+const BIG_KEYS: usize = 12;
+
+#[tokio::test]
+async fn whoever_asks_for_much_at_once_gets_all_of_it_on_either_transport() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let writer = Device::connect(&node, &ann).await;
+    for key in 0..BIG_KEYS {
+        let state = json!({"count": 0, "padding": "x".repeat(250 * 1_024)});
+        writer.update(&format!("k{key}"), state).await;
+    }
+    for transport in ["websocket", "polling"] {
+        let device = Device::options(&node, &ann).transports(&[transport]).connect().await;
+        // Sessions: each far more than may wait for a device.
+        for ack in device.emit_ack_all("session-get", vec![json!({}); 4]).await {
+            let ack = ack.unwrap();
+            assert_eq!(
+                ack["sessionData"].as_object().map(serde_json::Map::len),
+                Some(BIG_KEYS),
+                "{transport}"
+            );
+        }
+        // Writes whose acks hold what became of them.
+        let ops = json!([{"op": "inc", "path": "/count", "value": 1}]);
+        let write = json!({"sessionKey": "k0", "ops": ops});
+        for ack in device.emit_ack_all("session-update", vec![write; 10]).await {
+            accepted(&ack.unwrap());
+        }
+        assert_eq!(device.events("$disconnect"), Vec::<Value>::new(), "{transport}");
+    }
+    let session = node.rest_of(&ann).get("/api/session?keys=k0").await.expect(200);
+    assert_eq!(session["sessionData"]["k0"]["count"], 20);
+    assert_eq!(node.metric("tandem_disconnects_total{reason=\"slow_consumer\"}").await, 0.0);
+}

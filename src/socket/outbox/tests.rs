@@ -81,3 +81,22 @@ fn events_that_must_be_sent_are_never_dropped_but_end_the_connection() {
     assert_eq!(state.queue.len(), EVENTS_HARD_MAX + 1);
     assert!(state.is_overdue());
 }
+
+#[test]
+fn what_a_device_asked_for_does_not_get_it_cut() {
+    let mut state = waiting([item(8 * BYTES_MAX, Class::Answer), item(2 * BYTES_MAX, Class::Plain)]);
+    assert!(!state.is_overdue(), "behind an answer more may wait");
+    state.wait(item(2 * BYTES_MAX + 1, Class::Plain), &Metrics::new());
+    assert!(state.is_overdue());
+}
+
+#[tokio::test]
+async fn an_answer_is_made_when_little_waits_or_nothing_is_sent_any_more() {
+    let outbox = Outbox::default();
+    outbox.has_room_for_answer().await;
+    *outbox.lock() = waiting([item(BYTES_BEFORE_ANSWER_MAX + 1, Class::Answer)]);
+    let mut room = std::pin::pin!(outbox.has_room_for_answer());
+    assert!(futures_util::poll!(room.as_mut()).is_pending());
+    outbox.close();
+    room.await;
+}
