@@ -159,15 +159,19 @@ containers:
         sleep: {seconds: {{ .Values.drain.preStopSeconds }}}
     {{- end }}
     resources: {{- toYaml .Values.resources | nindent 6 }}
-    {{- if eq .Values.storage.mode "sqlite" }}
     volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      {{- if eq .Values.storage.mode "sqlite" }}
       - {name: data, mountPath: /data}
-    {{- end }}
-{{- if $litestream }}
+      {{- end }}
 volumes:
+  # The one folder beside /data that can be written: what asks for a temporary file fails without it.
+  - name: tmp
+    emptyDir: {sizeLimit: 64Mi}
+  {{- if $litestream }}
   - name: litestream
     configMap: {name: {{ include "tandem.fullname" . }}-litestream}
-{{- end }}
+  {{- end }}
 {{- end }}
 
 {{- define "tandem.containerSecurity" -}}
@@ -184,6 +188,7 @@ envFrom:
 {{- end }}
 
 {{- define "tandem.litestreamMounts" -}}
+- {name: tmp, mountPath: /tmp}
 - {name: data, mountPath: /data}
 - {name: litestream, mountPath: /etc/litestream, readOnly: true}
 {{- end }}

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""What must hold of the files under deploy/ and helm/ once they are rendered, each for a fault that was there.
+
+Run by deploy/check, with helm and docker-compose on PATH. A check is a function; its docstring is the promise, and an
+assertion that fails names what broke it.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CHART = ROOT / "helm" / "tandem"
+
+
+@functools.cache
+def chart(values, *arguments):
+    """The chart's manifests with the values of ci/VALUES-values.yaml and further arguments of helm."""
+    command = ["helm", "template", "check", CHART, "--namespace", "check", "--values", CHART / "ci" / f"{values}-values.yaml"]
+    rendered = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
+    return [manifest for manifest in yaml.safe_load_all(rendered) if manifest]
+
+
+def every_values():
+    return sorted(file.name.removesuffix("-values.yaml") for file in (CHART / "ci").glob("*-values.yaml"))
+
+
+def kind(manifests, *kinds):
+    return [manifest for manifest in manifests if manifest["kind"] in kinds]
+
+
+def node_pod(manifests):
+    """The pod of the nodes: its template's spec."""
+    controllers = kind(manifests, "StatefulSet", "Deployment")
+    return next(c for c in controllers if not c["metadata"]["name"].endswith("-haproxy"))["spec"]["template"]["spec"]
+
+
+def containers(pod):
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+@functools.cache
+def compose(**environment):
+    """The services and the rest of docker-compose.yml, all profiles."""
+    command = ["docker-compose", "--profile", "*", "config", "--format", "json"]
+    settings = {"JWT_SECRET": "not-a-secret-but-long-enough-to-render"} | environment
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=os.environ | settings)
+    return json.loads(said.stdout)
+
+
+def check_a_read_only_root_comes_with_a_tmp():
+    """SQLite, Litestream and libraries may write temporary files."""
+    for values in every_values():
+        pod = node_pod(chart(values))
+        assert any(volume["name"] == "tmp" and "sizeLimit" in volume.get("emptyDir", {}) for volume in pod["volumes"]), values
+        for container in containers(pod):
+            assert container["securityContext"]["readOnlyRootFilesystem"], (values, container["name"])
+            assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], (values, container["name"])
+    for name, service in compose()["services"].items():
+        if service.get("read_only"):
+            assert service.get("tmpfs") == ["/tmp"], f"compose's {name}"
+
+
+def main():
+    checks = {name: check for name, check in globals().items() if name.startswith("check_")}
+    for name, check in checks.items():
+        try:
+            check()
+        except AssertionError as fault:
+            sys.exit(f"deploy/rendered.py: {name.removeprefix('check_').replace('_', ' ')}: {fault}")
+    print(f"{len(checks)} promises of rendered files hold")
+
+
+if __name__ == "__main__":
+    main()
