@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -64,6 +65,36 @@ def check_a_read_only_root_comes_with_a_tmp():
     for name, service in compose()["services"].items():
         if service.get("read_only"):
             assert service.get("tmpfs") == ["/tmp"], f"compose's {name}"
+
+
+def haproxy_sections(config):
+    """The lines of each section of a HAProxy configuration, by its heading."""
+    sections, lines = {}, []
+    for line in config.splitlines():
+        text = line.split("#")[0].strip()
+        if text and not line.startswith(" "):
+            lines = sections[text] = []
+        elif text:
+            lines.append(text)
+    return sections
+
+
+def check_both_haproxies_do_the_same():
+    """Time-outs, affinity and health checks are those of deploy/haproxy.cfg; only how nodes are found differs."""
+    config = next(m for m in kind(chart("polling"), "ConfigMap") if "haproxy.cfg" in m["data"])["data"]["haproxy.cfg"]
+    ours, theirs = haproxy_sections((ROOT / "deploy/haproxy.cfg").read_text()), haproxy_sections(config)
+    of_its_own = ("bind", "stick-table", "default-server", "server")
+    for section in ("defaults", "frontend tandem", "backend nodes"):
+        shared = [[line for line in s[section] if not line.startswith(of_its_own)] for s in (ours, theirs)]
+        assert shared[0] == shared[1], f"{section}: {set(shared[0]) ^ set(shared[1]) or 'another order'}"
+
+
+def check_haproxy_has_room_for_a_rollout():
+    """There is a slot for every old node that drains, every new one, and the surge."""
+    for arguments, nodes in ((), 2), (("--set", "replicas=5"), 5), (("--set", "autoscaling.enabled=true"), 10):
+        config = next(m for m in kind(chart("polling", *arguments), "ConfigMap") if "haproxy.cfg" in m["data"])
+        slots = int(re.search(r"server-template node 1-([0-9]+) ", config["data"]["haproxy.cfg"])[1])
+        assert slots >= 2 * nodes + 1, f"{slots} slots for {nodes} nodes"
 
 
 def main():
