@@ -54,6 +54,21 @@ def compose(**environment):
     return json.loads(said.stdout)
 
 
+def environment(manifests):
+    """The node's variables by name, in order; a secret's is its whole entry."""
+    container = next(c for c in node_pod(manifests)["containers"] if c["name"] == "tandem")
+    return {entry["name"]: entry.get("value", entry) for entry in container["env"]}
+
+
+def check_nodes_believe_the_proxies_before_them():
+    """Otherwise all clients have one address, and share its limit of logins."""
+    assert environment(chart("postgres"))["TRUSTED_PROXIES"] == "10.244.0.0/16,fd00:10:244::/56"
+    assert "TRUSTED_PROXIES" not in environment(chart("polling", "--set-json", 'trustedProxies=["none"]'))
+    networks = [part["subnet"] for part in compose()["networks"]["inside"]["ipam"]["config"]]
+    for name in ("tandem-1", "tandem-2", "tandem-3"):
+        assert compose()["services"][name]["environment"]["TRUSTED_PROXIES"].split(",") == networks, name
+
+
 def check_a_read_only_root_comes_with_a_tmp():
     """SQLite, Litestream and libraries may write temporary files."""
     for values in every_values():

@@ -41,6 +41,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.storage.sqlite.durability "replicated") (not .Values.storage.sqlite.litestreamUrl) }}
 {{- fail "storage.sqlite.durability replicated needs storage.sqlite.litestreamUrl." }}
 {{- end }}
+{{- if and (or .Values.ingress.enabled .Values.httpRoute.enabled .Values.polling.enabled) (not .Values.trustedProxies) }}
+{{- fail "trustedProxies must name the networks that the ingress, the gateway or HAProxy connect from, most often the cluster's pod network (such as [\"10.244.0.0/16\"]): without it all clients have one address and share its limit of logins. [\"none\"] if the nodes see clients' own addresses." }}
+{{- end }}
+{{- if and (has "none" .Values.trustedProxies) (gt (len .Values.trustedProxies) 1) }}
+{{- fail "trustedProxies is [\"none\"] or a list of networks, not both." }}
+{{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress.hosts must name a host." }}
 {{- end }}
@@ -115,6 +121,9 @@ containers:
       - {name: DRAIN_SECONDS, value: {{ .Values.drain.seconds | quote }}}
       - {name: DRAIN_LAG_SECONDS, value: {{ .Values.drain.lagSeconds | quote }}}
       - {name: ALLOWED_ORIGINS, value: {{ ternary "" (join "," .Values.allowedOrigins) (has "*" .Values.allowedOrigins) | quote }}}
+      {{- if and .Values.trustedProxies (not (has "none" .Values.trustedProxies)) }}
+      - {name: TRUSTED_PROXIES, value: {{ join "," .Values.trustedProxies | quote }}}
+      {{- end }}
       - name: NODE_ID
         valueFrom: {fieldRef: {fieldPath: metadata.name}}
       - name: JWT_SECRET
