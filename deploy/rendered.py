@@ -82,6 +82,23 @@ def check_a_read_only_root_comes_with_a_tmp():
             assert service.get("tmpfs") == ["/tmp"], f"compose's {name}"
 
 
+def check_compose_volumes_belong_to_the_server():
+    """A volume takes the owner of the folder it is mounted on; without one in the image that is root."""
+    for name, service in compose()["services"].items():
+        if not name.startswith("tandem"):
+            continue
+        dockerfiles = {"deploy/Dockerfile", service["build"]["dockerfile"]}
+        made = "".join((ROOT / file).read_text() for file in dockerfiles)
+        for volume in service["volumes"]:
+            assert re.search(rf"^COPY .*--chown=65532:65532 \S+ {volume['target']}$", made, re.M), (name, volume["target"])
+
+
+def check_compose_builds_an_image_after_what_it_is_made_from():
+    """Images are built side by side, unless one is said to be another's context."""
+    assert compose()["services"]["tandem-litestream"]["build"]["additional_contexts"] == {"tandem": "service:tandem-1"}
+    assert "\nARG TANDEM=tandem\n" in (ROOT / "deploy/litestream.Dockerfile").read_text()
+
+
 def haproxy_sections(config):
     """The lines of each section of a HAProxy configuration, by its heading."""
     sections, lines = {}, []
