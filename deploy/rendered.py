@@ -6,6 +6,7 @@ assertion that fails names what broke it.
 """
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -58,6 +59,30 @@ def environment(manifests):
     """The node's variables by name, in order; a secret's is its whole entry."""
     container = next(c for c in node_pod(manifests)["containers"] if c["name"] == "tandem")
     return {entry["name"]: entry.get("value", entry) for entry in container["env"]}
+
+
+def check_a_change_rolls_only_the_pods_that_read_it():
+    """Every pod that restarts sends its clients away."""
+
+    def templates(*arguments):
+        """What is in each controller's pods."""
+        manifests = kind(chart("polling", *arguments), "StatefulSet", "Deployment")
+        return {m["metadata"]["name"]: m["spec"]["template"] for m in manifests}
+
+    nodes, haproxy = "check-tandem", "check-tandem-haproxy"
+    for changed, rolled in {
+        "service.port=81": set(),
+        "metrics.prometheusRule.enabled=true": set(),
+        "replicas=3": set(),
+        "ingress.className=other": set(),
+        "settings.LOG=debug": {nodes},
+        "polling.drainSeconds=60": {haproxy},
+    }.items():
+        before, after = templates(), templates("--set", changed)
+        assert {name for name in before if before[name] != after[name]} == rolled, changed
+    files = [(CHART / "files/litestream.yml").read_bytes(), (CHART / "files/alerts.yml").read_bytes()]
+    pods = kind(chart("litestream"), "StatefulSet")[0]["spec"]["template"]["metadata"]["annotations"]
+    assert [hashlib.sha256(file).hexdigest() in pods.values() for file in files] == [True, False]
 
 
 def check_nodes_believe_the_proxies_before_them():

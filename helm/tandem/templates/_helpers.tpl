@@ -55,6 +55,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
+{{/* Not empty where Litestream runs beside the node. */}}
+{{- define "tandem.litestream" -}}
+{{- if eq .Values.storage.mode "sqlite" }}{{ .Values.storage.sqlite.litestreamUrl }}{{ end }}
+{{- end }}
+
 {{- define "tandem.podSpec" -}}
 serviceAccountName: {{ include "tandem.fullname" . }}
 automountServiceAccountToken: false
@@ -87,7 +92,7 @@ topologySpreadConstraints:
       matchLabels: {{- include "tandem.selector" $ | nindent 8 }}
   {{- end }}
 {{- end }}
-{{- $litestream := and (eq .Values.storage.mode "sqlite") .Values.storage.sqlite.litestreamUrl }}
+{{- $litestream := include "tandem.litestream" . }}
 {{- if $litestream }}
 initContainers:
   - name: restore
@@ -189,8 +194,13 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* What files/litestream.yml leaves to the environment. */}}
 {{- define "tandem.litestreamEnv" -}}
-{{- with .Values.storage.sqlite.litestreamEnvSecret -}}
+env:
+  - {name: TANDEM_DATABASE, value: /data/tandem.db}
+  - {name: LITESTREAM_SOCKET, value: /data/litestream.sock}
+  - {name: LITESTREAM_URL, value: {{ .Values.storage.sqlite.litestreamUrl | quote }}}
+{{- with .Values.storage.sqlite.litestreamEnvSecret }}
 envFrom:
   - secretRef: {name: {{ . }}}
 {{- end }}
@@ -205,9 +215,14 @@ envFrom:
 {{- define "tandem.podMeta" -}}
 labels: {{- include "tandem.labels" . | nindent 2 }}
   app.kubernetes.io/component: node
+{{- if or (include "tandem.litestream" .) .Values.podAnnotations }}
 annotations:
-  checksum/values: {{ toJson .Values | sha256sum }}
+  {{- if include "tandem.litestream" . }}
+  # Of what a pod reads when it starts and a change of which does not roll it by itself, as one of its environment does.
+  checksum/litestream: {{ .Files.Get "files/litestream.yml" | sha256sum }}
+  {{- end }}
   {{- with .Values.podAnnotations }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{/* Where clients' connections go: the nodes, or HAProxy before them. */}}
