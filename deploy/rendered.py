@@ -85,6 +85,24 @@ def check_a_change_rolls_only_the_pods_that_read_it():
     assert [hashlib.sha256(file).hexdigest() in pods.values() for file in files] == [True, False]
 
 
+def check_settings_reach_the_node_as_they_were_written():
+    """A number is no 1.048576e+06, `off` is not false, and no name is there twice."""
+    for values in every_values():
+        container = next(c for c in node_pod(chart(values))["containers"] if c["name"] == "tandem")
+        names = [entry["name"] for entry in container["env"]]
+        assert len(names) == len(set(names)), values
+        # The ones that `tandem.check` refuses in settings; LOG_FORMAT may be chosen there.
+        refused = set(re.findall(r'^  "([A-Z_]+)" "', (CHART / "templates/_helpers.tpl").read_text(), re.M))
+        settings = yaml.safe_load((CHART / "ci" / f"{values}-values.yaml").read_text()).get("settings", {})
+        assert set(names) - refused - set(settings) == {"LOG_FORMAT"}, (values, set(names) - refused)
+    told = environment(chart("litestream", "--set", "settings.LIMIT_USER_BYTES=8388608"))
+    wanted = {
+        "BCRYPT_COST": "10", "LIMIT_STATE_BYTES": "1048576", "LIMIT_USER_BYTES": "8388608",
+        "OTEL_TRACES_SAMPLER_ARG": "0.05", "CONSOLE": "off", "LEGACY_TOKENS": "off", "LOG": "debug",
+    }
+    assert wanted == {name: told[name] for name in wanted}, told
+
+
 def check_nodes_believe_the_proxies_before_them():
     """Otherwise all clients have one address, and share its limit of logins."""
     assert environment(chart("postgres"))["TRUSTED_PROXIES"] == "10.244.0.0/16,fd00:10:244::/56"

@@ -47,12 +47,44 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (has "none" .Values.trustedProxies) (gt (len .Values.trustedProxies) 1) }}
 {{- fail "trustedProxies is [\"none\"] or a list of networks, not both." }}
 {{- end }}
+{{- $owned := dict
+  "HOST" "nothing: it is fixed"
+  "PORT" "nothing: it is fixed, see service.port"
+  "METRICS_PORT" "metrics.port"
+  "NODE_ID" "nothing: it is the pod's name"
+  "ALLOWED_ORIGINS" "allowedOrigins"
+  "TRUSTED_PROXIES" "trustedProxies"
+  "JWT_SECRET" "secret.existingSecret"
+  "JWT_SECRET_PREVIOUS" "secret.existingSecret"
+  "DATABASE_URL" "storage"
+  "REDIS_URL" "redis.existingSecret"
+  "LITESTREAM_SOCKET" "storage.sqlite.litestreamUrl"
+  "DURABILITY" "storage.sqlite.durability"
+  "DRAIN_SECONDS" "drain.seconds"
+  "DRAIN_LAG_SECONDS" "drain.lagSeconds"
+}}
+{{- range $name, $value := .Values.settings }}
+{{- with get $owned $name }}
+{{- fail (printf "settings.%s is the chart's to set: use %s instead." $name .) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.polling.enabled .Values.settings.TLS_CERT }}
+{{- fail "polling speaks plain HTTP to the nodes: leave settings.TLS_CERT out, and end TLS before HAProxy." }}
+{{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 {{- fail "ingress.hosts must name a host." }}
 {{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 {{- fail "httpRoute.parentRefs must name a gateway." }}
 {{- end }}
+{{- end }}
+
+{{/*
+A setting as the node reads it. Every number of a values file is a float, which from a million on would be written
+1e+06; and YAML reads `off` as false.
+*/}}
+{{- define "tandem.setting" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ printf "%.0f" . }}{{ else if kindIs "bool" . }}{{ ternary "on" "off" . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
 {{/* Not empty where Litestream runs beside the node. */}}
@@ -122,7 +154,9 @@ containers:
       - {name: HOST, value: "0.0.0.0"}
       - {name: PORT, value: "3001"}
       - {name: METRICS_PORT, value: {{ .Values.metrics.port | quote }}}
+      {{- if not .Values.settings.LOG_FORMAT }}
       - {name: LOG_FORMAT, value: json}
+      {{- end }}
       - {name: DRAIN_SECONDS, value: {{ .Values.drain.seconds | quote }}}
       - {name: DRAIN_LAG_SECONDS, value: {{ .Values.drain.lagSeconds | quote }}}
       - {name: ALLOWED_ORIGINS, value: {{ ternary "" (join "," .Values.allowedOrigins) (has "*" .Values.allowedOrigins) | quote }}}
@@ -150,7 +184,7 @@ containers:
         valueFrom: {secretKeyRef: {name: {{ . }}, key: redis-url}}
       {{- end }}
       {{- range $name, $value := .Values.settings }}
-      - {name: {{ $name }}, value: {{ $value | quote }}}
+      - {name: {{ $name }}, value: {{ include "tandem.setting" $value | quote }}}
       {{- end }}
     # Liveness looks at nothing but the process: a store that is away must not restart every pod at once.
     startupProbe:
