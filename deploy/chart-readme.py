@@ -18,9 +18,14 @@ database and no Redis: name the secrets that hold their URLs.
 
 ```sh
 kubectl create secret generic tandem --from-literal=jwt-secret="$(openssl rand -hex 32)"
-helm install tandem helm/tandem --set secret.existingSecret=tandem --set-json 'allowedOrigins=["*"]'
+helm install tandem helm/tandem --set image.repository=ghcr.io/OWNER/REPOSITORY \\
+  --set secret.existingSecret=tandem --set-json 'allowedOrigins=["*"]'
 helm test tandem
 ```
+
+The image is yours to name, since the chart does not know whose release you run: OWNER/REPOSITORY is where its source is
+(`.github/workflows/release.yml` publishes there), and an image of your own is made by `docker build --file
+deploy/Dockerfile`.
 
 `helm test` connects two devices, changes a session on one and waits for it on the other. Complete sets of values, all
 of them rendered and checked against Kubernetes 1.29 and newer, are in [`ci/`](ci). What to do when something is wrong:

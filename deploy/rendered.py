@@ -85,6 +85,16 @@ def check_a_change_rolls_only_the_pods_that_read_it():
     assert [hashlib.sha256(file).hexdigest() in pods.values() for file in files] == [True, False]
 
 
+def check_the_chart_asks_for_an_image_that_a_release_publishes():
+    """Tag v1.2.3 publishes image 1.2.3, which the chart of that version runs unless it is told otherwise."""
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    crate = re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+    image = node_pod(chart("sqlite"))["containers"][0]["image"]
+    assert image == f"registry.example.com/tandem:{crate}" and about["appVersion"] == crate, (image, about, crate)
+    assert '--tag "$image:${TAG#v}"' in (ROOT / ".github/workflows/release.yml").read_text()
+    assert "@sha256:" in node_pod(chart("litestream"))["containers"][0]["image"]
+
+
 def check_settings_reach_the_node_as_they_were_written():
     """A number is no 1.048576e+06, `off` is not false, and no name is there twice."""
     for values in every_values():

@@ -17,11 +17,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{- define "tandem.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{/* What would lose data or serve nobody is refused here, with the value to change. */}}
 {{- define "tandem.check" -}}
+{{- if not .Values.image.repository }}
+{{- fail "image.repository must name the server's image: ghcr.io/OWNER/REPOSITORY of the repository whose release you run, or your own registry's." }}
+{{- end }}
 {{- $several := or (gt (int .Values.replicas) 1) .Values.autoscaling.enabled }}
 {{- if and (eq .Values.storage.mode "sqlite") $several }}
 {{- fail "storage.mode sqlite takes one node: two writers on one volume, or one Litestream copy, destroy it. Set replicas to 1 and autoscaling.enabled to false, or use storage.mode postgres." }}
