@@ -14,14 +14,14 @@ use futures_util::{Stream, TryStreamExt};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteLockingMode, SqliteRow};
+use sqlx::sqlite::{SqliteConnection, SqliteLockingMode, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
 use self::tables::{Kind, REMOVED_USERS, TABLES, Table};
 use super::Bounds;
 use super::postgres::{self, holdable};
-use super::sqlite::SqliteStore;
+use super::sqlite::{self, SqliteStore};
 use crate::model::Secret;
 
 /// Users that come over in one transaction.
@@ -190,7 +190,7 @@ struct Source {
 impl Source {
     async fn open(path: &Path, bounds: Bounds) -> anyhow::Result<Self> {
         ensure!(path.exists(), "there is no database at {}", path.display());
-        let options = SqliteConnectOptions::new().filename(path).locking_mode(SqliteLockingMode::Exclusive);
+        let options = sqlite::file(path).locking_mode(SqliteLockingMode::Exclusive);
         let held = "something has the source open: stop its nodes and Litestream first";
         // Before anything is changed: whether it is free.
         let mut probe =

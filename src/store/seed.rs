@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use anyhow::Context;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, FromRow};
+
+use super::sqlite;
 
 /// Users read at a time.
 const PAGE: i64 = 200;
@@ -55,7 +57,7 @@ impl SeedDatabase {
     /// When it is no such database.
     pub async fn open(path: &Path) -> anyhow::Result<Self> {
         // Not read-only: what its server has not checkpointed yet is in the WAL.
-        let options = SqliteConnectOptions::new().filename(path).create_if_missing(false);
+        let options = sqlite::file(path).create_if_missing(false);
         let mut connection = SqliteConnection::connect_with(&options)
             .await
             .with_context(|| format!("cannot open {}", path.display()))?;

@@ -61,6 +61,7 @@ mod operator;
 mod positions;
 mod power_cut;
 mod presence;
+mod read_only_root;
 mod realtime;
 mod records;
 mod replica;

@@ -66,7 +66,7 @@ pub use haproxy::HaProxy;
 pub use inbox::Received;
 pub use litestream::{Copy, Litestream, S3Server};
 pub use long::{is_long, short_or_long};
-pub use node::{Env, Node, run_to_exit};
+pub use node::{Env, Node, listening_address, run_to_exit};
 pub use polling::Polling;
 pub use port::free_port;
 pub use postgres::Postgres;

@@ -78,8 +78,7 @@ impl SqliteStore {
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
         let synchronous = if full_sync { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
-        let options = SqliteConnectOptions::new()
-            .filename(path)
+        let options = file(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(synchronous)
@@ -105,6 +104,14 @@ impl SqliteStore {
             bounds,
         })
     }
+}
+
+/// The database at `path`, for every connection that this program opens. What SQLite needs for the time of a statement
+/// only, such as the pages that a big one would take back if it failed, stays in memory: a container with a read-only
+/// root has no folder for such files, and the statement would fail. A plain VACUUM, which copies the whole database
+/// there, is therefore not for this program; `VACUUM INTO` writes to its target.
+pub(super) fn file(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new().filename(path).pragma("temp_store", "MEMORY")
 }
 
 impl SqliteStore {
