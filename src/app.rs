@@ -134,6 +134,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
             hasher: hasher(&config)?,
             metrics: metrics.clone(),
             backplane: joined.backplane.clone(),
+            tasks: tasks.clone(),
         },
         auth_settings(&config),
     ));

@@ -353,13 +353,18 @@ impl DeviceService {
         let id = DeviceId::parse(device).ok_or_else(unknown_device)?;
         let metadata = patch.metadata.map(|metadata| Value::Object(metadata).to_string().into());
         let update = UpdateDevice { user, device: id, name: patch.name, metadata };
-        if !self.writer.update_device(update).await? {
-            return Err(unknown_device());
-        }
-        let devices = self.store.devices(user).await?;
-        // Revoked in this very moment.
-        let device = devices.into_iter().find(|device| device.id == id).ok_or_else(unknown_device)?;
-        self.hub.device_updated(user, id, &info_of(&device).to_string());
+        let (writer, store, hub) = (self.writer.clone(), self.store.clone(), self.hub.clone());
+        let updated = async move {
+            if !writer.update_device(update).await? {
+                return Err(unknown_device());
+            }
+            let devices = store.devices(user).await?;
+            // Revoked in this very moment.
+            let device = devices.into_iter().find(|device| device.id == id).ok_or_else(unknown_device)?;
+            hub.device_updated(user, id, &info_of(&device).to_string());
+            Ok(device)
+        };
+        let device = self.tasks.finish(updated).await?;
         let since = self.online(user).await.since(id);
         Ok(wire::json(&listed(device, since, Clock::now())))
     }
@@ -382,12 +387,16 @@ impl DeviceService {
             beating_since: at.plus_ms(-(NODE_SILENCE_MAX.as_millis() as i64)),
             at,
         };
-        let revoked = self.writer.revoke(Command::RevokeDevice(revoke)).await?.ok_or_else(unknown_device)?;
-        for revoked in &revoked {
-            self.hub.kick(user, revoked, at);
-        }
-        self.hub.device_removed(user, device);
-        Ok(())
+        let (writer, hub) = (self.writer.clone(), self.hub.clone());
+        let revoked = async move {
+            let revoked = writer.revoke(Command::RevokeDevice(revoke)).await?.ok_or_else(unknown_device)?;
+            for revoked in &revoked {
+                hub.kick(user, revoked, at);
+            }
+            hub.device_removed(user, device);
+            Ok(())
+        };
+        self.tasks.finish(revoked).await
     }
 
     /// A connection goes on under the login of another token of its user.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// How far a stopping node has come.
 #[derive(Clone, Default)]
@@ -31,6 +32,23 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         tokio::spawn(self.tracker.track_future(task))
+    }
+
+    /// Runs to its end what must not stop halfway, a commit and what follows from it, also when whoever waits for it is
+    /// dropped: so is a handler whose client hangs up. The drain waits for it.
+    pub async fn finish<F>(&self, work: F) -> F::Output
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        match self.spawn(work.in_current_span()).await {
+            Ok(output) => output,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only the end of the runtime cancels it, and ends the caller, too.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 
     /// From now on the node is not ready, but serves as before.

@@ -39,7 +39,7 @@ impl AuthService {
             at,
             expires_at: self.login_end(at),
         };
-        match self.writer.rotate(rotate).await? {
+        match self.rotate(rotate).await? {
             Rotation::Rotated { user, email, successor } => {
                 let (token, expires_at) = self.sign(user, &email, presented.login, at);
                 let refresh_token = presented.successors.into_iter().nth(successor);
@@ -50,7 +50,6 @@ impl AuthService {
             Rotation::Reused { user } => {
                 tracing::warn!(user.id = %user, login.id = %presented.login, "a used refresh token came again: its login has ended");
                 self.metrics.refresh_reuses.increment(1);
-                self.hub.kick(user, &Revoked::Login(Some(presented.login)), at);
                 Err(invalid_token())
             }
             Rotation::Invalid => {
@@ -58,6 +57,20 @@ impl AuthService {
                 Err(invalid_token())
             }
         }
+    }
+
+    /// Rotates, and ends the sockets of a login that ends by it.
+    async fn rotate(&self, rotate: RotateRefresh) -> Outcome<Rotation> {
+        let (writer, hub, login) = (self.writer.clone(), self.hub.clone(), rotate.login);
+        let at = rotate.at;
+        let rotated = async move {
+            let rotation = writer.rotate(rotate).await?;
+            if let Rotation::Reused { user } = rotation {
+                hub.kick(user, &Revoked::Login(Some(login)), at);
+            }
+            Ok(rotation)
+        };
+        self.tasks.finish(rotated).await
     }
 
     /// Ends the login of `identity` and its sockets. Tokens of the replaced
@@ -132,11 +145,15 @@ impl AuthService {
     /// Ends something durably, then its sockets; false when it was not there.
     /// `at` is the command's.
     async fn revoke(&self, user: UserId, command: Command, at: Timestamp) -> Outcome<bool> {
-        let revoked = self.writer.revoke(command).await?;
-        for revoked in revoked.iter().flatten() {
-            self.hub.kick(user, revoked, at);
-        }
-        Ok(revoked.is_some())
+        let (writer, hub) = (self.writer.clone(), self.hub.clone());
+        let revoked = async move {
+            let revoked = writer.revoke(command).await?;
+            for revoked in revoked.iter().flatten() {
+                hub.kick(user, revoked, at);
+            }
+            Ok(revoked.is_some())
+        };
+        self.tasks.finish(revoked).await
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::backplane::{Backplane, Rate, Taken};
+use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::Hub;
 use crate::model::{Clock, LoginId, Timestamp, UserId};
@@ -90,6 +91,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where all nodes count tries together.
     pub backplane: Arc<dyn Backplane>,
+    pub tasks: Tasks,
 }
 
 /// See the module's comment.
@@ -106,12 +108,13 @@ pub struct AuthService {
     settings: Settings,
     metrics: Arc<Metrics>,
     backplane: Arc<dyn Backplane>,
+    tasks: Tasks,
 }
 
 impl AuthService {
     /// A service made of `parts`.
     pub fn new(parts: Parts, settings: Settings) -> Self {
-        let Parts { store, writer, hub, tokens, external, refresh_tokens, hasher, metrics, backplane } =
+        let Parts { store, writer, hub, tokens, external, refresh_tokens, hasher, metrics, backplane, tasks } =
             parts;
         let welcomed = Welcomed::default();
         Self {
@@ -126,6 +129,7 @@ impl AuthService {
             settings,
             metrics,
             backplane,
+            tasks,
         }
     }
 

@@ -44,6 +44,7 @@ mod examples;
 mod external;
 mod floods;
 mod health;
+mod hung_up;
 mod identity;
 mod isolation;
 mod json_untouched;
