@@ -2,9 +2,9 @@
 //! handle, [`Guarded`] the stream that obeys it.
 //!
 //! The HTTP layer above cannot cut a peer that stopped reading; that is decided
-//! here, below it: a write that makes no progress for [`WRITE_STALL`] fails,
-//! `kill` fails every read and write at once, `pause` stops reading. A WebSocket
-//! takes the stream out again and looks after itself (`socket/engine/websocket`).
+//! here, below it: a write that makes no progress for [`WRITE_STALL`] fails, and
+//! `kill` fails every read and write at once. A WebSocket takes the stream out
+//! again and looks after itself (`socket/engine/websocket`).
 
 use std::io;
 use std::pin::Pin;
@@ -25,7 +25,6 @@ pub const WRITE_STALL: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Link {
     killed: AtomicBool,
-    paused: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
@@ -65,18 +64,6 @@ impl Link {
     /// Whether it was killed.
     pub fn is_killed(&self) -> bool {
         self.killed.load(Ordering::Acquire)
-    }
-
-    /// Stops reading until [`Link::resume`]; TCP then slows the peer down.
-    pub fn pause(&self) {
-        self.paused.store(true, Ordering::Release);
-    }
-
-    /// Reads again.
-    pub fn resume(&self) {
-        if self.paused.swap(false, Ordering::AcqRel) {
-            self.reader.wake();
-        }
     }
 }
 
@@ -146,9 +133,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     ) -> Poll<io::Result<()>> {
         self.link.reader.register(cx.waker());
         self.check_killed()?;
-        if self.link.paused.load(Ordering::Acquire) {
-            return Poll::Pending;
-        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -232,17 +216,5 @@ mod tests {
         };
         let (read, written, ()) = tokio::join!(reading, writing, killing);
         assert!(read.is_err() && written.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_paused_link_reads_nothing_until_resumed() {
-        let (near, mut far) = duplex(16);
-        let (mut stream, link) = guarded(near);
-        link.pause();
-        far.write_all(b"x").await.unwrap();
-        let mut buf = [0; 1];
-        assert!(futures_util::poll!(Box::pin(stream.read(&mut buf))).is_pending());
-        link.resume();
-        assert_eq!(stream.read(&mut buf).await.unwrap(), 1);
     }
 }

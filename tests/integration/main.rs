@@ -59,6 +59,7 @@ mod messages;
 mod model;
 mod one_key;
 mod operator;
+mod polling;
 mod positions;
 mod power_cut;
 mod presence;

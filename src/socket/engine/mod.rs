@@ -116,7 +116,7 @@ impl Transport {
     pub fn pause(&self) {
         match self {
             Transport::WebSocket(pipe) => pipe.pause(),
-            Transport::Polling(flow) => flow.pause(true),
+            Transport::Polling(flow) => flow.pause(),
         }
     }
 
@@ -124,7 +124,7 @@ impl Transport {
     pub fn resume(&self) {
         match self {
             Transport::WebSocket(pipe) => pipe.resume(),
-            Transport::Polling(flow) => flow.pause(false),
+            Transport::Polling(flow) => flow.resume(),
         }
     }
 
@@ -244,6 +244,9 @@ impl SocketService {
             Some(sid) => self.flow(sid),
             None => Some(Flow::new(asked.device_info.clone())),
         };
+        if let (Some(flow), true) = (&flow, request.method() == Method::POST) {
+            flow.readable().await;
+        }
         let mut slim = match slim(request, asked, self.services.settings.frame_bytes).await {
             Ok(slim) => slim,
             Err(refusal) => return refusal,
@@ -251,14 +254,14 @@ impl SocketService {
         if let Some(flow) = &flow {
             slim.extensions_mut().insert(flow.clone());
             if is_poll {
-                flow.begin_poll(link);
+                flow.begin_poll(link.clone());
             }
         }
         let Ok(response) = self.engine.call(slim).await;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         if let (Some(flow), true) = (flow, is_poll) {
-            flow.end_poll(body.len());
+            flow.end_poll(link.as_ref(), body.len());
             if let (None, Some(sid)) = (&asked.sid, session_id(&body)) {
                 flow.enter(sid, &self.flows);
             }

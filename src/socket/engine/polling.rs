@@ -96,7 +96,7 @@ impl EngineIoHandler for Handler {
             | DisconnectReason::ClosingServer => Closed::ByServer,
         };
         if let Some((session, flow)) = socket.data.0.get()
-            && flow.pipe().is_none()
+            && flow.end()
         {
             session.closed(how);
         }
@@ -130,8 +130,12 @@ pub struct Flow {
     polled_bytes: AtomicU64,
     /// The client polled, or went a step of its upgrade.
     heard: Notify,
-    /// The connection of the poll that waits.
+    /// The connection of the poll that waits; between polls it serves other requests, a proxy's those of other users.
     link: Mutex<Option<Arc<Link>>>,
+    /// What the client posts is not read now.
+    paused: AtomicBool,
+    /// It is again, or never more.
+    resumed: Notify,
     /// The deviceInfo of the handshake's query.
     device_info: OnceLock<String>,
     /// The session's entry in the map of flows, if it has one.
@@ -148,6 +152,8 @@ enum Way {
     Held(Vec<Frame>),
     /// Over its WebSocket.
     Upgraded,
+    /// Not any more: the engine's session has ended, and ours with it.
+    Ended,
 }
 
 /// Polling sessions by their id, for the requests that follow the first.
@@ -196,8 +202,14 @@ impl Flow {
         self.heard.notify_waiters();
     }
 
-    /// A poll was answered with so many bytes.
-    pub fn end_poll(&self, bytes: usize) {
+    /// The poll on this connection was answered with so many bytes.
+    pub fn end_poll(&self, link: Option<&Arc<Link>>, bytes: usize) {
+        let mut polling = self.link();
+        // It may be a second poll's by now.
+        if polling.as_ref().map(Arc::as_ptr) == link.map(Arc::as_ptr) {
+            *polling = None;
+        }
+        drop(polling);
         self.polled_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -218,6 +230,7 @@ impl Flow {
                 held.push(frame.clone());
                 Sent::Yes
             }
+            Way::Ended => Sent::Gone,
             Way::Upgraded => {
                 drop(way);
                 return self.pipe().map_or(Sent::Gone, |pipe| pipe.send(frame.websocket()));
@@ -262,15 +275,73 @@ impl Flow {
         self.close();
     }
 
-    /// Does to what it is read from: pauses or resumes it.
-    pub fn pause(&self, paused: bool) {
-        match (self.pipe(), &*self.link()) {
-            (Some(pipe), _) if paused => pipe.pause(),
-            (Some(pipe), _) => pipe.resume(),
-            (None, Some(link)) if paused => link.pause(),
-            (None, Some(link)) => link.resume(),
-            (None, None) => {}
+    /// Stops reading from the client: what it posts next waits. Its connections are not touched, since they are its own
+    /// only while they carry a request of its.
+    pub fn pause(&self) {
+        match self.pipe() {
+            Some(pipe) => pipe.pause(),
+            None => self.paused.store(true, Ordering::Release),
         }
+    }
+
+    /// Reads again.
+    pub fn resume(&self) {
+        // Paused as a polling session, it may be a WebSocket by now.
+        self.read_posts();
+        if let Some(pipe) = self.pipe() {
+            pipe.resume();
+        }
+    }
+
+    fn read_posts(&self) {
+        if self.paused.swap(false, Ordering::AcqRel) {
+            self.resumed.notify_waiters();
+        }
+    }
+
+    /// Waits until what the client posts may be read.
+    pub async fn readable(&self) {
+        loop {
+            let resumed = self.resumed.notified();
+            if !self.paused.load(Ordering::Acquire) {
+                return;
+            }
+            resumed.await;
+        }
+    }
+
+    /// The engine's session has ended; whether ours ends with it, and does not go on over a WebSocket.
+    fn end(&self) -> bool {
+        let mut way = self.way();
+        let ends = self.pipe().is_none();
+        if ends {
+            *way = Way::Ended;
+        }
+        drop(way);
+        self.read_posts();
+        ends
+    }
+
+    /// Goes over to a WebSocket with what the engine has left and what was held; false when there is nothing to go on
+    /// with.
+    fn take_over(&self, pipe: &Arc<Pipe>, leftover: &[String]) -> bool {
+        let mut way = self.way();
+        let Way::Held(held) = &mut *way else { return false };
+        for packet in leftover {
+            match packet.strip_prefix('4') {
+                Some(text) => pipe.send_in_any_case(Frame::new(text).websocket().clone()),
+                None if packet == NOOP => continue,
+                // A heartbeat: the WebSocket has its own. Or the engine has closed the session.
+                None if packet.starts_with('2') => continue,
+                None => return false,
+            };
+        }
+        for frame in held.drain(..) {
+            pipe.send_in_any_case(frame.websocket().clone());
+        }
+        *way = Way::Upgraded;
+        // Before the way is free: whoever finds the session upgraded, or ends it, finds the pipe.
+        self.pipe.set(pipe.clone()).is_ok()
     }
 
     /// Waits until the client is heard.
@@ -365,22 +436,9 @@ impl Upgrade {
         let flow = &self.flow;
         let socket = flow.socket()?;
         let (session, _) = socket.data.0.get()?;
-        let mut way = flow.way();
-        let Way::Held(held) = std::mem::replace(&mut *way, Way::Upgraded) else { return None };
-        for packet in leftover {
-            match packet.strip_prefix('4') {
-                Some(text) => pipe.send_in_any_case(Frame::new(text).websocket().clone()),
-                None if packet == NOOP => continue,
-                // A heartbeat: the WebSocket has its own. Or the engine has closed the session.
-                None if packet.starts_with('2') => continue,
-                None => return None,
-            };
+        if !flow.take_over(pipe, leftover) {
+            return None;
         }
-        for frame in held {
-            pipe.send_in_any_case(frame.websocket().clone());
-        }
-        flow.pipe.set(pipe.clone()).ok()?;
-        drop(way);
         flow.heard.notify_waiters();
         socket.close(DisconnectReason::ClosingServer);
         if let Some((sid, flows)) = flow.entry.get() {
@@ -411,3 +469,6 @@ async fn poll_once(mut engine: Engine, sid: String) -> Option<Vec<String>> {
     let text = std::str::from_utf8(&body).ok()?;
     Some(text.split('\u{1e}').map(str::to_owned).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,7 @@ impl Session {
             Turn::Waits { crowded: false } => {}
             Turn::Waits { crowded: true } => {
                 self.transport.pause();
-                // The worker may have come to the end of the inbox just before, and resumes nobody after it.
+                // The worker may have made room, and seen nothing to resume, before that.
                 if self.inbox.has_room() {
                     self.transport.resume();
                 }
