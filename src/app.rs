@@ -15,7 +15,6 @@ use axum::body::Body;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tower::{Service, ServiceExt};
@@ -457,7 +456,7 @@ struct Entrance {
     allowed_origins: Arc<[String]>,
 }
 
-impl Service<Request<Incoming>> for Entrance {
+impl Service<Request<net::RequestBody>> for Entrance {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
@@ -466,7 +465,7 @@ impl Service<Request<Incoming>> for Entrance {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<net::RequestBody>) -> Self::Future {
         if !rest::cors::is_welcome(&self.allowed_origins, request.headers()) {
             let failure = Failure::new(Code::OriginNotAllowed, "Pages of this origin may not connect.");
             return std::future::ready(Ok(rest::refused(failure))).boxed();
@@ -483,7 +482,7 @@ impl Service<Request<Incoming>> for Entrance {
 #[derive(Clone)]
 struct Plain(axum::Router);
 
-impl Service<Request<Incoming>> for Plain {
+impl Service<Request<net::RequestBody>> for Plain {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
@@ -492,7 +491,7 @@ impl Service<Request<Incoming>> for Plain {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<net::RequestBody>) -> Self::Future {
         self.0.clone().oneshot(request.map(Body::new)).boxed()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Request};
@@ -16,15 +15,8 @@ use super::error::Refused;
 use super::{Services, Settings};
 use crate::auth::{AuthService, Identity};
 use crate::failure::{Code, Failure, Outcome};
-use crate::net::Peer;
 use crate::net::network::Network;
-
-/// A body must have arrived by then.
-const BODY_DEADLINE: Duration = Duration::from_secs(20);
-
-/// Bytes beyond the limit that are read and thrown away, so that the client
-/// gets to read the answer.
-const DISCARDED_BYTES_MAX: usize = 8 << 20;
+use crate::net::{BODY_DEADLINE, Peer};
 
 /// The user behind a good token.
 pub struct User(pub Identity);
@@ -194,21 +186,17 @@ fn check_media_type(headers: &HeaderMap) -> Outcome<()> {
 
 async fn read_body(request: Request, bytes_max: usize) -> Outcome<Bytes> {
     let mut body = request.into_body();
-    let (mut kept, mut seen) = (Vec::new(), 0);
+    let mut kept = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
             return Err(Failure::new(Code::InvalidJson, "The body ended early."));
         };
         let Ok(data) = frame.into_data() else { continue };
-        seen += data.len();
-        if seen <= bytes_max {
-            kept.extend_from_slice(&data);
-        } else if seen > bytes_max + DISCARDED_BYTES_MAX {
-            break;
+        if kept.len() + data.len() > bytes_max {
+            let too_large = Failure::new(Code::TooLarge, "The body is too large.");
+            return Err(too_large.with("limit", "LIMIT_FRAME_BYTES"));
         }
-    }
-    if seen > bytes_max {
-        return Err(Failure::new(Code::TooLarge, "The body is too large.").with("limit", "LIMIT_FRAME_BYTES"));
+        kept.extend_from_slice(&data);
     }
     Ok(kept.into())
 }

@@ -1,10 +1,11 @@
-//! The accept loop: from a TCP connection to a request with its [`Link`].
+//! The accept loop: from a TCP connection to a request with its [`Link`] and [`RequestBody`].
 //!
 //! `axum::serve` leaves Nagle's algorithm on and waits for ever for a request
 //! head; so the server accepts by itself: TCP_NODELAY, a deadline for the head
 //! (which is also the one for silence after connect and between requests), a
 //! cap on connections, and a [`Guarded`] stream below hyper.
 
+mod body;
 pub mod link;
 pub mod network;
 pub mod tls;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tower::Service;
 
+pub use body::{BODY_DEADLINE, RequestBody};
 pub use link::Link;
 use link::{Guarded, OpenConnection};
 pub use tls::Tls;
@@ -69,7 +71,7 @@ pub async fn serve<S, B>(
     tasks: Tasks,
     metrics: Arc<Metrics>,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -128,7 +130,7 @@ struct Accepted<S> {
 
 async fn plain<S, B>(accepted: Accepted<TcpStream>, service: S)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -143,7 +145,7 @@ where
 /// The same over TLS. What is guarded is what goes into the encryption.
 async fn encrypted<S, B>(accepted: Accepted<TcpStream>, service: S, tls: Tls)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -165,7 +167,7 @@ where
 async fn http<T, S, B>(accepted: Accepted<T>, service: S)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -174,9 +176,18 @@ where
     let Accepted { stream, address, over_cap, closing, tasks } = accepted;
     let link = Arc::new(Link::default());
     let peer = Peer { address: address.ip().to_canonical(), link: link.clone(), over_cap };
-    let stamp = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        service.clone().call(request)
+    let stamp = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(peer.clone());
+        let (body, rest) = RequestBody::new(body, parts.headers.contains_key(header::EXPECT));
+        let answer = service.clone().call(Request::from_parts(parts, body));
+        async move {
+            let mut response = answer.await?;
+            if !rest.discard().await {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -267,6 +267,71 @@ async fn unknown_fields_and_duplicate_keys_break_nothing() {
     node.rest().post("/api/auth/register", &extra).await.expect(201);
 }
 
+/// A request without a token whose body is `bytes` long.
+fn refused_request(line: &str, headers: &str, bytes: usize) -> Vec<u8> {
+    let head = format!("{line} HTTP/1.1\r\nHost: tandem\r\n{headers}Content-Length: {bytes}\r\n\r\n");
+    [head.into_bytes(), vec![b'1'; bytes]].concat()
+}
+
+#[tokio::test]
+async fn the_connection_serves_on_after_a_refusal_of_a_request_with_a_body() {
+    let node = Node::start(&Env::new()).await;
+    let json = "Content-Type: application/json\r\n";
+    let token = "Authorization: Bearer nonsense\r\nContent-Type: application/json\r\n";
+    let poll = "/socket.io/?EIO=4&transport=polling";
+    let table = [
+        ("PUT /api/session/k".to_owned(), token, "401", 100 << 10),
+        ("PUT /api/session/k".to_owned(), token, "401", 5 << 20),
+        ("POST /api/nothing".to_owned(), json, "404", 100 << 10),
+        ("POST /api/session/k".to_owned(), json, "405", 100 << 10),
+        ("POST /api/auth/register".to_owned(), "Content-Type: text/plain\r\n", "415", 100 << 10),
+        ("POST /api/auth/register".to_owned(), json, "413", 5 << 20),
+        (format!("POST {poll}&sid=unknown"), "", "400", 100 << 10),
+        (format!("POST {poll}&sid=unknown"), "", "413", 5 << 20),
+    ];
+    for (line, headers, status, bytes) in table {
+        let mut tcp = RawTcp::open(&node).await;
+        let next = b"GET /api/health/live HTTP/1.1\r\nHost: tandem\r\n\r\n";
+        let both = [refused_request(&line, headers, bytes), next.to_vec()].concat();
+
+        let read = tcp.write_and_read(&both, 9, |read| read.contains(r#"{"status":"ok"}"#)).await;
+
+        assert!(read.starts_with(&format!("HTTP/1.1 {status}")), "{line}, {bytes} bytes: {read}");
+        assert!(read.contains(r#"{"status":"ok"}"#), "{line}, {bytes} bytes: {read}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_it_sends_a_body_is_refused_without_it() {
+    let node = Node::start(&Env::new()).await;
+    let mut tcp = RawTcp::open(&node).await;
+    let head = "PUT /api/session/k HTTP/1.1\r\nHost: tandem\r\nContent-Type: application/json\r\n\
+        Expect: 100-continue\r\nContent-Length: 100000\r\n\r\n";
+    tcp.write(head.as_bytes()).await.unwrap();
+
+    let read = tcp.read_to_close(9).await.to_ascii_lowercase();
+
+    assert!(read.starts_with("http/1.1 401"), "{read}");
+    assert!(read.contains("connection: close"), "{read}");
+}
+
+#[tokio::test]
+async fn a_body_past_all_bounds_ends_the_connection_and_the_answer_says_so() {
+    let node = Node::start(&Env::new()).await;
+    let mut tcp = RawTcp::open(&node).await;
+    // No more than the head and what the server discards is sent, so that nothing unread resets the connection.
+    let mut request = refused_request("PUT /api/session/k", "", (8 << 20) + 1);
+    let head = request.len() - ((8 << 20) + 1);
+    let claimed =
+        String::from_utf8_lossy(&request[..head]).replace(&((8 << 20) + 1).to_string(), "999999999");
+    request.splice(..head, claimed.bytes());
+
+    let read = tcp.write_and_read(&request, 9, |_| false).await.to_ascii_lowercase();
+
+    assert!(read.starts_with("http/1.1 401"), "{read}");
+    assert!(read.contains("connection: close"), "{read}");
+}
+
 /// The same token with one bit of its signature changed (not one of the last character's unused bits).
 fn flip_last_bit(token: &str) -> String {
     let (kept, signature) = token.rsplit_once('.').expect("a JWT has three parts");

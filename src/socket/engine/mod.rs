@@ -21,7 +21,6 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tower::Service;
 use uuid::Uuid;
 
@@ -37,7 +36,7 @@ use self::websocket::{Connection, Io};
 use super::Services;
 use super::session::Session;
 use crate::failure::{Code, Failure};
-use crate::net::Peer;
+use crate::net::{Peer, RequestBody};
 use crate::wire::Frame;
 
 /// Where Socket.IO lives.
@@ -186,7 +185,7 @@ impl SocketService {
         Self { engine: polling::engine(&services), flows: Flows::default(), services }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self, request: Request<RequestBody>) -> Response<Full<Bytes>> {
         let Some(asked) = Asked::of(&request) else { return bad_request(BadRequest::Malformed) };
         if asked.sid.is_none()
             && let Some(refusal) = self.refusal(&request)
@@ -198,7 +197,7 @@ impl SocketService {
 
     /// A new session that cannot be served now: the client comes back later,
     /// perhaps to another node.
-    fn refusal(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+    fn refusal(&self, request: &Request<RequestBody>) -> Option<Response<Full<Bytes>>> {
         let over_cap = request.extensions().get::<Peer>().is_some_and(|peer| peer.over_cap);
         if self.services.tasks.refuses_sockets() {
             Some(unavailable(&Failure::new(Code::Draining, "This node is going away.")))
@@ -210,7 +209,7 @@ impl SocketService {
     }
 
     /// A WebSocket: of a new session, or of one that polls so far.
-    fn websocket(&self, asked: &Asked, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    fn websocket(&self, asked: &Asked, request: Request<RequestBody>) -> Response<Full<Bytes>> {
         if !asked.is_revision_4 {
             return bad_request(BadRequest::UnsupportedRevision);
         }
@@ -237,7 +236,7 @@ impl SocketService {
         response
     }
 
-    async fn poll(mut self, asked: &Asked, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn poll(mut self, asked: &Asked, request: Request<RequestBody>) -> Response<Full<Bytes>> {
         let link = request.extensions().get::<Peer>().map(|peer| peer.link.clone());
         let is_poll = request.method() == Method::GET;
         let flow = match &asked.sid {
@@ -308,7 +307,7 @@ fn session_id(body: &[u8]) -> Option<String> {
     Some(serde_json::from_slice::<Open>(json).ok()?.sid)
 }
 
-impl Service<Request<Incoming>> for SocketService {
+impl Service<Request<RequestBody>> for SocketService {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
@@ -317,7 +316,7 @@ impl Service<Request<Incoming>> for SocketService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         self.clone().answer(request).map(Ok).boxed()
     }
 }

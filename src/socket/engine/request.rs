@@ -4,20 +4,15 @@
 //! Slices of the original would keep hyper's 16 KiB read buffer alive as long as
 //! the session.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use sha1::{Digest, Sha1};
 
 use super::PATH;
 use crate::failure::Failure;
+use crate::net::{BODY_DEADLINE, RequestBody};
 use crate::wire;
-
-/// A body must have arrived by then.
-const BODY_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a WebSocket handshake's key is hashed with (RFC 6455, 1.3).
 const HANDSHAKE_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -80,7 +75,7 @@ pub(super) fn is_good_upgrade<B>(request: &Request<B>) -> bool {
 
 /// A small copy of a request, its body read in bounds.
 pub(super) async fn slim(
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     asked: &Asked,
     body_bytes_max: usize,
 ) -> Result<Request<Full<Bytes>>, Response<Full<Bytes>>> {
@@ -113,8 +108,6 @@ fn copy_header(from: &HeaderMap, to: &mut HeaderMap, name: header::HeaderName) {
 fn plain(status: StatusCode) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = status;
-    // What is left of the body is not read.
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
