@@ -20,7 +20,9 @@ use crate::backplane::Roster;
 use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Departure, Ending, Gone, Hub, Member, Recipient};
-use crate::model::{BootId, Clock, ConnectionId, Device, DeviceId, DeviceInfo, Timestamp, UserId};
+use crate::model::{
+    BootId, Clock, ConnectionId, Description, Device, DeviceId, DeviceInfo, JsonText, Timestamp, UserId,
+};
 use crate::store::{
     Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, StillThere,
     Store, UpdateDevice, Writer,
@@ -120,15 +122,15 @@ impl Patch {
     }
 }
 
-/// A device as it would say it of itself.
-fn info_of(device: &Device) -> Value {
+/// A device as it would say it of itself: the deviceInfo that others get.
+pub fn info_of(device: &Description) -> JsonText {
     let mut info = Map::new();
     info.insert("name".to_owned(), device.name.clone().into());
     info.insert("type".to_owned(), device.kind.clone().into());
     if let Ok(metadata) = serde_json::from_str::<Map<String, Value>>(&device.metadata) {
         info.extend(metadata.into_iter().filter(|(name, _)| !["name", "type"].contains(&name.as_str())));
     }
-    Value::Object(info)
+    Value::Object(info).to_string().into()
 }
 
 fn unknown_device() -> Failure {
@@ -270,7 +272,7 @@ impl DeviceService {
     async fn look_for_twins(&self, user: UserId, info: &DeviceInfo) -> Outcome<Twins> {
         let members = self.hub.members(user);
         let (same, others): (Vec<_>, Vec<_>) =
-            members.iter().partition(|member| member.info.fingerprint == info.fingerprint);
+            members.iter().partition(|member| member.fingerprint == info.fingerprint);
         let mut twins = Twins::default();
         twins.online.extend(others.iter().map(|member| member.device));
         let asked = same.into_iter().map(|member| async move { (member, member.recipient.probe().await) });
@@ -361,7 +363,7 @@ impl DeviceService {
             let devices = store.devices(user).await?;
             // Revoked in this very moment.
             let device = devices.into_iter().find(|device| device.id == id).ok_or_else(unknown_device)?;
-            hub.device_updated(user, id, &info_of(&device).to_string());
+            hub.device_updated(user, id, &info_of(&device.description()));
             Ok(device)
         };
         let device = self.tasks.finish(updated).await?;
@@ -527,17 +529,9 @@ mod tests {
 
     #[test]
     fn metadata_never_passes_for_name_or_type() {
-        let device = Device {
-            id: DeviceId::fresh(),
-            name: "Desk".into(),
-            kind: "desktop".into(),
-            metadata: r#"{"name":"other","size":2}"#.into(),
-            fingerprint: 0,
-            created_at: Timestamp(0),
-            connected_at: None,
-            last_seen: Timestamp(0),
-        };
-        assert_eq!(info_of(&device), json!({"name": "Desk", "type": "desktop", "size": 2}));
+        let metadata = r#"{"name":"other","size":2}"#.into();
+        let device = Description { name: "Desk".into(), kind: "desktop".into(), metadata };
+        assert_eq!(&*info_of(&device), r#"{"name":"Desk","type":"desktop","size":2}"#);
     }
 
     #[test]

@@ -282,6 +282,25 @@ pub struct DeviceInfo {
     pub fingerprint: u64,
 }
 
+/// What is kept of a device: what it said of itself, or its user has said of it
+/// since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// For people; may be empty.
+    pub name: String,
+    /// `desktop`, `mobile`, `tablet`, ... or `unknown`.
+    pub kind: String,
+    /// What else there is, a JSON object.
+    pub metadata: JsonText,
+}
+
+impl DeviceInfo {
+    /// What is kept of it.
+    pub fn description(&self) -> Description {
+        Description { name: self.name.clone(), kind: self.kind.clone(), metadata: self.metadata.clone() }
+    }
+}
+
 /// Something of a user's that was ended before its time and does not come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -316,6 +335,13 @@ pub struct Device {
     pub connected_at: Option<Timestamp>,
     /// The last moment it is known to have been connected.
     pub last_seen: Timestamp,
+}
+
+impl Device {
+    /// What is kept of it.
+    pub fn description(&self) -> Description {
+        Description { name: self.name.clone(), kind: self.kind.clone(), metadata: self.metadata.clone() }
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{Departure, Ending, Gone, Hub, Presence};
 use crate::backplane::{
     Kick, Kind, NodeLife, Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Roster, Row,
 };
-use crate::model::{Clock, ConnectionId, DeviceId, DeviceInfo, Timestamp, UserId};
+use crate::model::{Clock, ConnectionId, DeviceId, JsonText, Timestamp, UserId};
 use crate::wire;
 
 /// How long another node has to ping its device for us: its own wait for the
@@ -41,8 +41,10 @@ pub struct Arrival {
     pub connection: ConnectionId,
     /// The store's fence of that connection.
     pub fence: u64,
-    /// What it said of itself.
-    pub info: DeviceInfo,
+    /// Its deviceInfo as others get it.
+    pub info: JsonText,
+    /// That is something new.
+    pub described_anew: bool,
     /// When.
     pub at: Timestamp,
     /// This node's devices never heard that it was gone.
@@ -50,11 +52,13 @@ pub struct Arrival {
 }
 
 impl Hub {
-    /// Tells everyone that a device came, unless they never heard it was gone.
+    /// Tells everyone that a device came, or, if they never heard it was gone, what
+    /// is new about it.
     pub fn arrived(&self, arrival: Arrival) {
         if !self.is_clustered() {
-            if !arrival.still_known {
-                self.announce(&arrival);
+            match arrival.still_known {
+                true => self.tell_what_is_new(&arrival),
+                false => self.announce(&arrival),
             }
             return;
         }
@@ -76,11 +80,14 @@ impl Hub {
                 return;
             }
             match placed {
-                Ok(Placed::Stands { replaced: Some(row) }) => hub.replace(&arrival, &row),
+                Ok(Placed::Stands { replaced: Some(row) }) => {
+                    hub.replace(&arrival, &row);
+                    hub.tell_what_is_new(&arrival);
+                }
                 Ok(Placed::Fenced { .. }) => {
                     hub.end_connection(arrival.user, arrival.connection, Ending::Replaced)
                 }
-                Err(_) if arrival.still_known => {}
+                Err(_) if arrival.still_known => hub.tell_what_is_new(&arrival),
                 // Known here and without a row: others have been told that it is gone.
                 Ok(Placed::Stands { replaced: None }) | Err(_) => hub.announce(&arrival),
             }
@@ -121,11 +128,32 @@ impl Hub {
         }
     }
 
-    /// Tells a user's other devices that one has another name or metadata.
-    /// `info` is its deviceInfo as JSON.
-    pub fn device_updated(&self, user: UserId, device: DeviceId, info: &str) {
+    fn tell_what_is_new(&self, arrival: &Arrival) {
+        if arrival.described_anew {
+            self.device_updated(arrival.user, arrival.device, &self.latest_info(arrival));
+        }
+    }
+
+    /// Its deviceInfo may have changed again since it connected.
+    fn latest_info(&self, arrival: &Arrival) -> JsonText {
+        match self.presence(arrival) {
+            Presence::Here(member) => member.info.clone(),
+            Presence::Leaving | Presence::Unknown => arrival.info.clone(),
+        }
+    }
+
+    /// Tells a user's other devices that one has another name, type or metadata.
+    /// `info` is its deviceInfo.
+    pub fn device_updated(&self, user: UserId, device: DeviceId, info: &JsonText) {
+        self.describe(user, device, info);
         self.tell(user, &wire::device_updated(device, info), Some(device));
-        self.publish_presence(user, device, PresenceChange::Updated, Some(info.to_owned()));
+        self.publish_presence(user, device, PresenceChange::Updated, Some(info.to_string()));
+    }
+
+    fn describe(&self, user: UserId, device: DeviceId, info: &JsonText) {
+        if let Some(room) = self.room(user) {
+            room.describe(device, info);
+        }
     }
 
     /// Tells a user's other devices that one is no more.
@@ -145,16 +173,17 @@ impl Hub {
     /// Tells everyone that a connection came, before anybody hears that it went.
     fn announce(&self, arrival: &Arrival) {
         let Some(room) = self.room(arrival.user) else { return };
-        let body = wire::device_connected_body(arrival.device, &arrival.info.json, arrival.at);
+        let info = self.latest_info(arrival);
+        let body = wire::device_connected_body(arrival.device, &info, arrival.at);
         let event = wire::event("device-connected", &body);
         room.tell_arrival(arrival.device, arrival.connection, &event, || {
             if self.is_clustered() {
-                self.publish_arrival(arrival);
+                self.publish_arrival(arrival, &info);
             }
         });
     }
 
-    fn publish_arrival(&self, arrival: &Arrival) {
+    fn publish_arrival(&self, arrival: &Arrival, info: &JsonText) {
         let event = PresenceEvent {
             event: PresenceChange::Connected,
             device: arrival.device,
@@ -162,7 +191,7 @@ impl Hub {
             at_ms: arrival.at.0,
             reason: None,
         };
-        self.publish(arrival.user, Kind::Presence(event), Some(arrival.info.json.to_string()));
+        self.publish(arrival.user, Kind::Presence(event), Some(info.to_string()));
     }
 
     /// Takes a device that is gone out of presence, with its earlier connections
@@ -262,7 +291,11 @@ impl Hub {
                 let body = wire::device_disconnected_body(event.device, reason, at);
                 wire::event("device-disconnected", &body)
             }
-            PresenceChange::Updated => wire::device_updated(event.device, info.as_deref().unwrap_or("{}")),
+            PresenceChange::Updated => {
+                let info: JsonText = info.unwrap_or("{}".to_owned()).into();
+                self.describe(user, event.device, &info);
+                wire::device_updated(event.device, &info)
+            }
             PresenceChange::Removed => wire::device_removed(event.device),
         };
         self.tell(user, &frame, Some(event.device));
@@ -314,6 +347,7 @@ impl Hub {
                 connection: row.connection,
                 fence: row.fence,
                 info: member.info.clone(),
+                described_anew: false,
                 at: member.connected_at,
                 still_known: false,
             };

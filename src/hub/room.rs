@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Class, Ending, Item, Joined, NotJoined, Recipient};
-use crate::model::{Change, ConnectionId, DeviceId, DeviceInfo, LoginId, Seq, SessionKey, Timestamp, UserId};
+use crate::model::{Change, ConnectionId, DeviceId, JsonText, LoginId, Seq, SessionKey, Timestamp, UserId};
 use crate::store::CatchUp;
 use crate::wire::{self, Frame};
 
@@ -26,10 +26,12 @@ pub struct Member {
     pub fence: u64,
     /// The login of its token.
     pub login: Option<LoginId>,
-    /// What it said of itself.
-    pub info: DeviceInfo,
     /// When its token was made.
     pub token_issued_at: Timestamp,
+    /// Of what it said of itself.
+    pub fingerprint: u64,
+    /// Its deviceInfo as others get it.
+    pub info: JsonText,
     /// When it connected.
     pub connected_at: Timestamp,
     /// The only keys it wants to hear of; all without.
@@ -359,6 +361,14 @@ impl Room {
         let member = state.members.iter_mut().find(|member| member.connection == connection)?;
         *member = Arc::new(Member { login, token_issued_at, ..Member::clone(member) });
         Some(member.clone())
+    }
+
+    /// Notes that a device has another deviceInfo now.
+    pub fn describe(&self, device: DeviceId, info: &JsonText) {
+        let mut state = self.lock();
+        if let Some(member) = state.members.iter_mut().find(|member| member.device == device) {
+            *member = Arc::new(Member { info: info.clone(), ..Member::clone(member) });
+        }
     }
 
     pub fn members(&self) -> Vec<Arc<Member>> {

@@ -165,13 +165,15 @@ impl Node {
         let connected =
             self.devices.connect(&identity, Some(device), info.clone(), id, connection.clone()).await;
         let connected = connected.map_err(|_| Refused)?;
+        let described = devices::info_of(&connected.description);
         let member = Member {
             device,
             connection: id,
             fence: connected.fence,
             login: None,
             token_issued_at: identity.issued_at,
-            info: info.clone(),
+            fingerprint: info.fingerprint,
+            info: described.clone(),
             connected_at: Clock::now(),
             keys: None,
             recipient: connection.clone(),
@@ -200,7 +202,8 @@ impl Node {
             device,
             connection: id,
             fence: connected.fence,
-            info,
+            info: described,
+            described_anew: connected.described_anew,
             at: Clock::now(),
             still_known: joined.still_known,
         });

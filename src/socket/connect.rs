@@ -93,6 +93,7 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     let connected =
         services.devices.connect(&identity, claimed, info.clone(), connection, session.clone()).await;
     let connected = connected.inspect_err(|failure| services.auth.refused(&identity, failure))?;
+    let described = devices::info_of(&connected.description);
     let who = Who {
         user: identity.user,
         device: connected.device,
@@ -106,7 +107,8 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         fence: connected.fence,
         login: who.login,
         token_issued_at: identity.issued_at,
-        info: info.clone(),
+        fingerprint: info.fingerprint,
+        info: described.clone(),
         connected_at: Clock::now(),
         keys: selection.keys.clone().map(|keys| keys.into_iter().collect()),
         recipient: session.clone(),
@@ -138,7 +140,8 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         device: who.device,
         connection,
         fence: connected.fence,
-        info,
+        info: described,
+        described_anew: connected.described_anew,
         at: Clock::now(),
         still_known: joined.still_known,
     });
@@ -152,7 +155,7 @@ fn has_room(session: &Session, user: UserId, claimed: Option<DeviceId>, info: &D
     let members = session.services.hub.members(user);
     let replaces = members.iter().any(|member| match claimed {
         Some(claimed) => member.device == claimed,
-        None => member.info.fingerprint == info.fingerprint,
+        None => member.fingerprint == info.fingerprint,
     });
     replaces || members.len() < session.services.settings.sockets_per_user
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{BootId, ConnectionId, DeviceId, DeviceInfo, JsonText, LoginId, Timestamp, UserId};
+use crate::model::{
+    BootId, ConnectionId, Description, DeviceId, DeviceInfo, JsonText, LoginId, Timestamp, UserId,
+};
 
 /// A device that connects.
 #[derive(Clone, Debug)]
@@ -72,6 +74,10 @@ pub struct Connected {
     pub fence: u64,
     /// It is new to the store.
     pub fresh: bool,
+    /// What is kept of it now.
+    pub description: Description,
+    /// It was known, and has said something new of itself.
+    pub described_anew: bool,
     /// Devices dropped to make room for it.
     pub dropped: Vec<DeviceId>,
 }

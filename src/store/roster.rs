@@ -93,7 +93,8 @@ pub struct Roster {
 
 impl Roster {
     /// Gives a connecting device of an existing user its identity: `fresh` is
-    /// the id for a new one.
+    /// the id for a new one. What is kept of a known one that says nothing new is
+    /// not loaded: whoever saves it tells.
     pub fn connect(&mut self, connect: &ConnectDevice, fresh: DeviceId) -> Result<Connected, ConnectRefusal> {
         if !connect.still_there.holds() {
             return Err(ConnectRefusal::Gone);
@@ -127,11 +128,13 @@ impl Roster {
         };
         let device = known.unwrap_or(fresh);
         let before = known.and_then(|device| self.devices.remove(&device));
+        let described_anew = before.as_ref().is_some_and(|before| says_new(before, connect));
         let row = taken(before, connect);
-        let fence = row.fence;
+        let (fence, description) = (row.fence, connect.info.description());
         self.devices.insert(device, row);
         self.touched.insert(device);
-        Ok(Connected { device, fence, fresh: known.is_none(), dropped: Vec::new() })
+        let fresh = known.is_none();
+        Ok(Connected { device, fence, fresh, description, described_anew, dropped: Vec::new() })
     }
 
     /// The device with the same info that went offline most recently.
@@ -183,10 +186,7 @@ impl Roster {
 /// A row after its device connected. Its name and metadata change only when it
 /// says something new of itself, so that a name given over REST lasts.
 fn taken(before: Option<Row>, connect: &ConnectDevice) -> Row {
-    let says_new = match &before {
-        None => true,
-        Some(before) => connect.info.json.as_ref() != "{}" && before.fingerprint != connect.info.fingerprint,
-    };
+    let says_new = before.as_ref().is_none_or(|before| says_new(before, connect));
     let info = if says_new {
         Some(connect.info.clone())
     } else {
@@ -210,6 +210,10 @@ fn taken(before: Option<Row>, connect: &ConnectDevice) -> Row {
         is_revoked: false,
         is_fresh: before.is_none_or(|before| before.is_fresh),
     }
+}
+
+fn says_new(before: &Row, connect: &ConnectDevice) -> bool {
+    connect.info.json.as_ref() != "{}" && before.fingerprint != connect.info.fingerprint
 }
 
 #[cfg(test)]

@@ -23,6 +23,73 @@ async fn the_others_are_told_of_a_device_that_connects() {
 }
 
 #[tokio::test]
+async fn a_device_that_says_nothing_of_itself_has_an_empty_name_and_an_unknown_type() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let phone = Device::named(&node, &ann, "Phone").await;
+
+    let silent = Device::connect(&node, &ann).await;
+    let half = Device::options(&node, &ann).device_info(&json!({"size": 2})).connect().await;
+
+    let expected = [
+        (silent, json!({"name": "", "type": "unknown"})),
+        (half, json!({"name": "", "type": "unknown", "size": 2})),
+    ];
+    for (device, info) in expected {
+        let connected = phone.next("device-connected").await;
+        assert_eq!((&connected["deviceId"], &connected["deviceInfo"]), (&json!(device.id()), &info));
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_is_announced_by_the_name_it_was_given_meanwhile() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let info = json!({"name": "Phone", "type": "mobile", "viewport": "390x844"});
+    let phone = Device::options(&node, &ann).device_info(&info).connect().await;
+    let watcher = Device::named(&node, &ann, "Watcher").await;
+    let path = format!("/api/devices/{}", phone.id());
+    node.rest_of(&ann).patch(&path, &json!({"name": "Ann's phone"})).await.expect(200);
+    phone.disconnect().await;
+    watcher.next("device-disconnected").await;
+
+    let back = Device::options(&node, &ann).device_info(&info).connect().await;
+
+    assert_eq!(back.id(), phone.id());
+    let connected = watcher.next_where("device-connected", |one| one["deviceId"] == back.id()).await;
+    let renamed = json!({"name": "Ann's phone", "type": "mobile", "viewport": "390x844"});
+    assert_eq!(connected["deviceInfo"], renamed);
+}
+
+#[tokio::test]
+async fn a_device_that_was_never_gone_and_describes_itself_anew_is_told_as_updated() {
+    let node = Node::start(&Env::new().set("DISCONNECT_GRACE_SECONDS", 300)).await;
+    let ann = node.register("ann").await;
+    let phone = Device::options(&node, &ann).named("Phone").without_reconnection().connect().await;
+    let watcher = Device::named(&node, &ann, "Watcher").await;
+    let other_info = |name: &str| json!({"name": name, "type": "mobile", "theme": "dark"});
+    let anew =
+        |name: &str| Device::options(&node, &ann).device_info(&other_info(name)).auth("deviceId", phone.id());
+
+    let replacing = anew("Replacing").without_reconnection().connect().await;
+    let updated = watcher.next("device-updated").await;
+    assert_eq!(updated, json!({"deviceId": phone.id(), "deviceInfo": other_info("Replacing")}));
+
+    replacing.break_transport().await;
+    let back = anew("Back").connect().await;
+    let updated = watcher.next("device-updated").await;
+    assert_eq!(updated, json!({"deviceId": phone.id(), "deviceInfo": other_info("Back")}));
+
+    let same = anew("Back").connect().await;
+    same.caught_up_with(&watcher).await;
+    watcher.caught_up_with(&same).await;
+    watcher.expect_none("device-updated").await;
+    watcher.expect_none("device-connected").await;
+    same.expect_none("device-updated").await;
+    assert_eq!(back.id(), same.id());
+}
+
+#[tokio::test]
 async fn another_users_devices_come_and_go_unseen() {
     let node = Node::start(&Env::new()).await;
     let (ann, bob) = (node.register("ann").await, node.register("bob").await);

@@ -2,7 +2,7 @@
 
 use tandem::model::{BootId, ConnectionId, DeviceId, Timestamp, UserId};
 use tandem::store::{
-    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, Reply, StillThere, Store,
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, Reply, StillThere, Store, UpdateDevice,
 };
 
 use super::bed::{Bed, connect, info, login};
@@ -10,6 +10,7 @@ use super::bed::{Bed, connect, info, login};
 on_every_store!(
     a_new_device_is_listed_as_it_described_itself,
     a_device_keeps_its_id_by_claim_and_by_resumption,
+    a_connect_tells_what_is_kept_of_the_device_and_whether_that_is_new,
     a_foreign_or_unknown_claim_makes_a_new_device,
     a_connect_of_nobody_is_unauthorized,
     a_late_goodbye_changes_nothing,
@@ -65,6 +66,26 @@ async fn a_device_keeps_its_id_by_claim_and_by_resumption(bed: &Bed) {
     leave(&*bed.store, user, device, second, 1_040).await;
     let resumed = connected(&*bed.store, connect(user, boot, 2, 1_130)).await.unwrap();
     assert_eq!((resumed.device, resumed.fresh, resumed.fence), (device, false, 2));
+}
+
+async fn a_connect_tells_what_is_kept_of_the_device_and_whether_that_is_new(bed: &Bed) {
+    let (user, boot) = (bed.user().await, BootId::fresh());
+    let told = |connected: &Connected| (connected.description.name.clone(), connected.described_anew);
+    let new = connected(&*bed.store, connect(user, boot, 1, 1_000)).await.unwrap();
+    assert_eq!(told(&new), ("device 1".to_owned(), false));
+    let device = new.device;
+    let rename = UpdateDevice { user, device, name: Some("Desk".into()), metadata: Some("{}".into()) };
+    bed.store.commit(&[Command::UpdateDevice(rename)]).await.unwrap();
+    let claim = |says, at| ConnectDevice { claimed: Some(device), ..connect(user, boot, says, at) };
+
+    let same = connected(&*bed.store, claim(1, 1_010)).await.unwrap();
+    assert_eq!((told(&same), &*same.description.metadata), (("Desk".to_owned(), false), "{}"));
+    let mut silent = claim(2, 1_020);
+    silent.info.json = "{}".into();
+    assert_eq!(told(&connected(&*bed.store, silent).await.unwrap()), ("Desk".to_owned(), false));
+    let other = connected(&*bed.store, claim(2, 1_030)).await.unwrap();
+    assert_eq!(told(&other), ("device 2".to_owned(), true));
+    assert_eq!((&*other.description.kind, &*other.description.metadata), ("desktop", r#"{"os":"linux"}"#));
 }
 
 async fn a_foreign_or_unknown_claim_makes_a_new_device(bed: &Bed) {

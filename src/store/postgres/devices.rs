@@ -9,7 +9,9 @@ use uuid::Uuid;
 use super::sql::{self, holdable, time};
 use super::users::Locked;
 use super::{external, logins};
-use crate::model::{BootId, ConnectionId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
+use crate::model::{
+    BootId, ConnectionId, Description, Device, DeviceId, LoginId, Revoked, Timestamp, UserId,
+};
 use crate::store::roster::{Needs, Roster, Row};
 use crate::store::{Command, ConnectDevice, ConnectRefusal, MoveDevice, Reply, UpdateDevice};
 
@@ -55,7 +57,14 @@ pub async fn apply(
             _ => {}
         }
     }
-    save(connection, &roster).await?;
+    let descriptions = save(connection, &roster).await?;
+    for reply in replies.iter_mut() {
+        if let Reply::Connected(Ok(connected)) = reply
+            && let Some(description) = descriptions.get(&connected.device)
+        {
+            connected.description = description.clone();
+        }
+    }
     let notes = roster.left_open.iter();
     let notes: Vec<_> = notes.map(|(user, older, at)| (*user, Revoked::Connection(*older), *at)).collect();
     logins::note_all(connection, &notes).await?;
@@ -137,12 +146,16 @@ fn kept(row: &PgRow) -> Result<Row, sqlx::Error> {
 }
 
 /// One statement for known and new devices alike: what a known one has not said
-/// anew is null here and stays as it is.
-async fn save(connection: &mut PgConnection, roster: &Roster) -> Result<(), sqlx::Error> {
+/// anew is null here and stays as it is. What is kept of those that are connected.
+async fn save(
+    connection: &mut PgConnection,
+    roster: &Roster,
+) -> Result<HashMap<DeviceId, Description>, sqlx::Error> {
+    let mut rows = Vec::new();
     let (fresh, known): (Vec<_>, Vec<_>) = roster.changed().into_iter().partition(|(_, row)| row.is_fresh);
     if !known.is_empty() {
         let statement = sqlx::query(
-            "UPDATE devices AS d SET
+            "WITH saved AS (UPDATE devices AS d SET
                  connection_id = new.connection_id, boot_id = new.boot_id, login_id = new.login_id,
                  connected_at = new.connected_at, disconnected_at = new.disconnected_at,
                  last_seen = new.last_seen, fingerprint = new.fingerprint, fence = new.fence,
@@ -153,13 +166,15 @@ async fn save(connection: &mut PgConnection, roster: &Roster) -> Result<(), sqlx
                      $13::bigint[])
                  AS new (id, user_id, fingerprint, connection_id, boot_id, login_id,
                      connected_at, disconnected_at, last_seen, name, type, metadata, fence)
-             WHERE d.id = new.id",
+             WHERE d.id = new.id
+             RETURNING d.id, d.name, d.type, d.metadata, d.disconnected_at)
+             SELECT id, name, type, metadata FROM saved WHERE disconnected_at IS NULL",
         );
-        columns(statement, &known).execute(&mut *connection).await?;
+        rows.extend(columns(statement, &known).fetch_all(&mut *connection).await?);
     }
     if !fresh.is_empty() {
         let statement = sqlx::query(
-            "INSERT INTO devices (id, user_id, fingerprint, connection_id, boot_id, login_id,
+            "WITH saved AS (INSERT INTO devices (id, user_id, fingerprint, connection_id, boot_id, login_id,
                  connected_at, disconnected_at, last_seen, name, type, metadata, fence, created_at)
              SELECT id, user_id, fingerprint, connection_id, boot_id, login_id,
                  connected_at, disconnected_at, last_seen, name, type, metadata, fence, connected_at
@@ -167,11 +182,18 @@ async fn save(connection: &mut PgConnection, roster: &Roster) -> Result<(), sqlx
                      $7::bigint[], $8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::text[],
                      $13::bigint[])
                  AS new (id, user_id, fingerprint, connection_id, boot_id, login_id,
-                     connected_at, disconnected_at, last_seen, name, type, metadata, fence)",
+                     connected_at, disconnected_at, last_seen, name, type, metadata, fence)
+             RETURNING id, name, type, metadata, disconnected_at)
+             SELECT id, name, type, metadata FROM saved WHERE disconnected_at IS NULL",
         );
-        columns(statement, &fresh).execute(connection).await?;
+        rows.extend(columns(statement, &fresh).fetch_all(connection).await?);
     }
-    Ok(())
+    rows.iter().map(|row| Ok((DeviceId(row.try_get("id")?), description(row)?))).collect()
+}
+
+fn description(row: &PgRow) -> Result<Description, sqlx::Error> {
+    let metadata: &str = row.try_get("metadata")?;
+    Ok(Description { name: row.try_get("name")?, kind: row.try_get("type")?, metadata: metadata.into() })
 }
 
 type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;

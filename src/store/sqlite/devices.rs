@@ -7,7 +7,9 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
 use super::logins;
 use super::sql::{Script, json_list, number, time, uuid};
-use crate::model::{BootId, ConnectionId, Device, DeviceId, LoginId, Revoked, Timestamp, UserId};
+use crate::model::{
+    BootId, ConnectionId, Description, Device, DeviceId, LoginId, Revoked, Timestamp, UserId,
+};
 use crate::store::{
     Bearer, ConnectDevice, ConnectRefusal, Connected, ImportAccount, LeaveDevice, MoveDevice, RevokeDevice,
     UpdateDevice, Which,
@@ -61,14 +63,16 @@ pub async fn connect(
         },
         None => resumable(connection, connect).await?,
     };
-    let (device, fence, dropped) = match known {
-        Some(device) => (device, take(connection, device, connect).await?, Vec::new()),
+    let connected = match known {
+        Some(device) => take(connection, device, connect).await?,
         None => {
             let device = DeviceId::fresh();
-            (device, 0, insert(connection, device, connect, devices_max).await?)
+            let dropped = insert(connection, device, connect, devices_max).await?;
+            let description = connect.info.description();
+            Connected { device, fence: 0, fresh: true, description, described_anew: false, dropped }
         }
     };
-    Ok(Ok(Connected { device, fence, fresh: known.is_none(), dropped }))
+    Ok(Ok(connected))
 }
 
 enum Claim {
@@ -134,25 +138,13 @@ async fn take(
     connection: &mut SqliteConnection,
     device: DeviceId,
     connect: &ConnectDevice,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Connected, sqlx::Error> {
     let mut script = Script::default();
-    script
-        .push(
-            "UPDATE devices SET connection_id = ?, boot_id = ?, login_id = ?, connected_at = ?, last_seen = ?,
-                 disconnected_at = NULL, fence = fence + 1
-             WHERE id = ? RETURNING fence",
-        )
-        .bind(connect.connection.to_string())
-        .bind(connect.boot.to_string())
-        .bind(connect.login.map(|login| login.to_string()))
-        .bind(connect.at.0)
-        .bind(connect.at.0)
-        .bind(device.to_string());
     if connect.info.json.as_ref() != "{}" {
         script
             .push(
                 "UPDATE devices SET name = ?, type = ?, metadata = ?, fingerprint = ?
-                 WHERE id = ? AND fingerprint <> ?",
+                 WHERE id = ? AND fingerprint <> ? RETURNING NULL",
             )
             .bind(&connect.info.name)
             .bind(&connect.info.kind)
@@ -161,8 +153,33 @@ async fn take(
             .bind(device.to_string())
             .bind(connect.info.fingerprint.cast_signed());
     }
-    let taken = script.fetch_all(connection).await?;
-    number(taken.first().ok_or(sqlx::Error::RowNotFound)?, "fence")
+    script
+        .push(
+            "UPDATE devices SET connection_id = ?, boot_id = ?, login_id = ?, connected_at = ?, last_seen = ?,
+                 disconnected_at = NULL, fence = fence + 1
+             WHERE id = ? RETURNING fence, name, type, metadata",
+        )
+        .bind(connect.connection.to_string())
+        .bind(connect.boot.to_string())
+        .bind(connect.login.map(|login| login.to_string()))
+        .bind(connect.at.0)
+        .bind(connect.at.0)
+        .bind(device.to_string());
+    let rows = script.fetch_all(connection).await?;
+    let (taken, described) = rows.split_last().ok_or(sqlx::Error::RowNotFound)?;
+    let metadata: &str = taken.try_get("metadata")?;
+    Ok(Connected {
+        device,
+        fence: number(taken, "fence")?,
+        fresh: false,
+        description: Description {
+            name: taken.try_get("name")?,
+            kind: taken.try_get("type")?,
+            metadata: metadata.into(),
+        },
+        described_anew: !described.is_empty(),
+        dropped: Vec::new(),
+    })
 }
 
 /// A new device; drops the longest offline ones beyond the user's share.

@@ -36,6 +36,30 @@ async fn of_two_live_sockets_with_one_device_id_on_two_nodes_the_newer_wins() {
 }
 
 #[tokio::test]
+async fn a_device_that_describes_itself_anew_on_another_node_is_told_as_updated_everywhere() {
+    let cluster = Cluster::start(3).await;
+    let ann = cluster.register("ann").await;
+    let watchers = [cluster.named(1, &ann, "Watcher 1").await, cluster.named(2, &ann, "Watcher 2").await];
+    let older = cluster.named(0, &ann, "Phone").await;
+    for watcher in &watchers {
+        watcher.next_where("device-connected", |one| one["deviceId"] == older.id()).await;
+    }
+
+    let newer = Device::options(&cluster.nodes[1], &ann).named("Tablet").auth("deviceId", older.id());
+    let newer = newer.connect().await;
+
+    for watcher in &watchers {
+        let updated = watcher.next("device-updated").await;
+        let info = json!({"name": "Tablet", "type": "test"});
+        assert_eq!(updated, json!({"deviceId": newer.id(), "deviceInfo": info}));
+        watcher.caught_up_with(&newer).await;
+        watcher.expect_none("device-updated").await;
+        let came = watcher.events("device-connected").into_iter().filter(|one| one["deviceId"] == newer.id());
+        assert_eq!(came.count(), 1, "it was there all the time");
+    }
+}
+
+#[tokio::test]
 async fn of_two_live_sockets_with_one_device_id_the_newer_wins_without_redis_too() {
     let cluster = Cluster::start(2).await;
     let ann = cluster.register("ann").await;
