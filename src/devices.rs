@@ -212,7 +212,8 @@ impl DeviceService {
     /// Gives a connecting device its identity, durably.
     ///
     /// # Errors
-    /// `unauthorized`, `device_revoked`; `draining` when `client` is gone; the store's failures.
+    /// `unauthorized`, `device_revoked`; `too_many_connections`; `draining` when `client` is gone; the
+    /// store's failures.
     pub async fn connect(
         &self,
         identity: &Identity,
@@ -225,6 +226,11 @@ impl DeviceService {
             Some(_) => Twins::default(),
             None => self.look_for_twins(identity.user, &info).await?,
         };
+        // A twin whose place it might have taken is alive after all. The store is to know no device that
+        // never connects.
+        if claimed.is_none() && self.hub.is_full(identity.user) {
+            return Err(Failure::new(Code::TooManyConnections, "This user has too many sockets."));
+        }
         let now = Clock::now();
         let mut claim = ConnectDevice {
             user: identity.user,

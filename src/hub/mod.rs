@@ -390,6 +390,11 @@ impl Hub {
         member.is_none_or(|member| member.recipient.has_room())
     }
 
+    /// Whether the user has as many sockets here as allowed.
+    pub fn is_full(&self, user: UserId) -> bool {
+        self.members(user).len() >= self.0.sockets_per_user
+    }
+
     /// The user's connected devices.
     pub fn members(&self, user: UserId) -> Vec<Arc<Member>> {
         self.room(user).map(|room| room.members()).unwrap_or_default()

@@ -93,6 +93,10 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     let connected =
         services.devices.connect(&identity, claimed, info.clone(), connection, session.clone()).await;
     let connected = connected.inspect_err(|failure| services.auth.refused(&identity, failure))?;
+    // They are gone, whatever becomes of the newcomer.
+    for dropped in &connected.dropped {
+        services.hub.device_removed(identity.user, *dropped);
+    }
     let described = devices::info_of(&connected.description);
     let who = Who {
         user: identity.user,
@@ -132,9 +136,6 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     services.mailbox.arriving(who.user, who.device, who.connection, message_acks);
     restore(session, who, &selection).await?;
     count_transport(session);
-    for dropped in connected.dropped {
-        services.hub.device_removed(who.user, dropped);
-    }
     services.hub.arrived(Arrival {
         user: who.user,
         device: who.device,

@@ -100,6 +100,32 @@ async fn a_device_message_past_64_kib_is_refused() {
 }
 
 #[tokio::test]
+async fn a_twin_that_is_a_socket_too_many_leaves_no_device_behind() {
+    let env = Env::new().set("LIMIT_SOCKETS_PER_USER", 2).set("LIMIT_DEVICES_PER_USER", 3);
+    let node = Node::start(&env).await;
+    let ann = node.register("ann").await;
+    let offline = Device::named(&node, &ann, "Offline").await;
+    offline.disconnect().await;
+    let phone = Device::named(&node, &ann, "Phone").await;
+    let laptop = Device::named(&node, &ann, "Laptop").await;
+    let listed = || async {
+        let body = node.rest_of(&ann).get("/api/devices").await.expect(200);
+        let ids = body["devices"].as_array().unwrap().iter().map(|device| device["id"].clone());
+        ids.collect::<Vec<_>>()
+    };
+    let before = listed().await;
+
+    let mut twin = RawSocket::open(&node).await;
+    twin.send(&format!("40{}", json!({"token": ann.token, "deviceInfo": {"name": "Phone", "type": "test"}})))
+        .await;
+    assert_eq!(twin.closed().await, Vec::<String>::new());
+
+    assert_eq!(listed().await, before);
+    laptop.caught_up_with(&phone).await;
+    laptop.expect_none("device-removed").await;
+}
+
+#[tokio::test]
 async fn a_frame_past_the_limit_ends_its_connection_and_no_other() {
     let (node, ann, device) = one_device(&Env::new()).await;
     let (mut socket, _) = RawSocket::connect(&node, &ann).await;
