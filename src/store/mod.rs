@@ -12,6 +12,7 @@ mod command;
 mod company;
 pub mod copy;
 mod devices;
+mod epochs;
 pub mod messages;
 mod postgres;
 pub mod replica;

@@ -139,8 +139,9 @@ pub struct CatchUp {
     pub up_to: Seq,
     /// There is more above `up_to`.
     pub more: bool,
-    /// Something was deleted above the position and is forgotten: whoever stands
-    /// there must start anew. Then there are no changes.
+    /// Something was deleted above the position and is forgotten, or the position
+    /// is yet to come, as one of a past that was put back: whoever stands there
+    /// must start anew. Then there are no changes.
     pub forgotten: bool,
 }
 

@@ -103,8 +103,9 @@ impl SyncEngine {
         let Some(cache) = self.cache.as_ref().filter(|_| whole) else {
             return Ok(Restore::of(&self.snapshot(user, selection).await?));
         };
-        let epoch = self.store.epoch();
         let head = self.store.head(user).await?.ok_or_else(user_is_gone)?;
+        // Only now: reading the head may have told of a new epoch.
+        let epoch = self.store.epoch();
         let worth_it = cache.is_for(&head);
         if worth_it && let Some(kept) = cache.get(user, &epoch, &head).await {
             return Ok(kept);

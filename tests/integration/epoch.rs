@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Account, Device, Env, Exit, Node, run_to_exit, within_secs};
+use crate::support::{
+    Account, Cluster, Device, Env, Exit, Node, Postgres, eventually, run_to_exit, within_secs,
+};
 
 /// The node's database in `folder`, for a command.
 fn on(folder: &Path, args: &[&str]) -> Env {
@@ -147,4 +149,42 @@ async fn a_backup_is_of_one_moment_and_never_replaces_a_file() {
     let number = |key: &str| session["sessionData"][key].as_u64().unwrap_or(0);
     assert!((0..=1).contains(&(number("a") - number("b"))), "{session}");
     assert_eq!(session["seq"], number("a") + number("b"));
+}
+
+#[tokio::test]
+async fn a_standby_that_takes_over_under_running_nodes_begins_a_new_epoch_and_everybody_equals_it() {
+    let mut database = Postgres::start().await;
+    let cluster = Cluster::start_with(2, &Env::new().set("DATABASE_URL", database.url())).await;
+    let ann = cluster.register("ann").await;
+    let mut phone = cluster.named(0, &ann, "Phone").await;
+    let mut laptop = cluster.named(1, &ann, "Laptop").await;
+    phone.update("a", json!("before")).await;
+    database.copy_data("standby");
+    // The standby missed these, and will give their numbers out again.
+    for key in ["a", "b", "c"] {
+        phone.update(key, json!("after")).await;
+    }
+    laptop.next_where("session-updated", |update| update["sessionKey"] == "c").await;
+    let before = full(&cluster.nodes[0], &ann).await;
+
+    within_secs(60, database.fail_over("standby")).await;
+
+    let mut epochs = Vec::new();
+    for device in [&mut phone, &mut laptop] {
+        let restored = within_secs(30, device.restored_again()).await;
+        assert_eq!((&restored["mode"], &restored["sessionData"]), (&json!("full"), &json!({"a": "before"})));
+        epochs.push(restored["epoch"].clone());
+    }
+    assert!(epochs[0] == epochs[1] && epochs[0] != before["epoch"], "{epochs:?} after {before}");
+    let rest = cluster.rest_of(1, &ann);
+    let put = async |key: &str| (rest.put(key, &json!("new")).await.status == 200).then_some(());
+    for (key, path) in [("d", "/api/session/d"), ("e", "/api/session/e")] {
+        eventually("the new primary takes writes", || put(path)).await;
+        for device in [&mut phone, &mut laptop] {
+            device.next_where("session-updated", |update| update["sessionKey"] == key).await;
+        }
+    }
+    let session = full(&cluster.nodes[0], &ann).await;
+    assert_eq!(session["sessionData"], json!({"a": "before", "d": "new", "e": "new"}));
+    assert_eq!(session["epoch"], epochs[0]);
 }

@@ -41,6 +41,7 @@ mod faults;
 mod locks;
 mod logins;
 mod nodes;
+mod pasts;
 mod pruning;
 mod reads;
 mod support;

@@ -100,6 +100,8 @@ async fn a_catch_up_has_every_change_in_order_a_piece_at_a_time(bed: &Bed) {
     assert_eq!(seen, (4..=1_500).collect::<Vec<_>>());
     let done = bed.store.changes_after(user, Seq(1_500)).await.unwrap();
     assert!(done.changes.is_empty() && done.up_to == Seq(1_500) && !done.more);
+    let beyond = bed.store.changes_after(user, Seq(1_501)).await.unwrap();
+    assert!(beyond.forgotten && beyond.up_to == Seq(1_500), "a place of another past: {beyond:?}");
     let nobody = bed.store.changes_after(UserId::fresh(), Seq(5)).await.unwrap();
     assert!(nobody.changes.is_empty() && nobody.up_to == Seq(5) && !nobody.more);
 }

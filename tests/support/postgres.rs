@@ -126,6 +126,35 @@ impl Postgres {
         panic!("PostgreSQL did not come back on port {}", self.port);
     }
 
+    /// A copy of the data folder as it is now, under a name of its own in the server's folder.
+    pub fn copy_data(&self, name: &str) {
+        let output = as_other_user(Command::new(program("pg_basebackup")))
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "tandem"])
+            .args(["--wal-method=fetch", "--checkpoint=fast", "--no-sync", "-D"])
+            .arg(self.folder.path().join(name))
+            .current_dir(self.folder.path())
+            .output()
+            .expect("pg_basebackup is installed");
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Crashes it and starts it again on the same port with a copy that was made before.
+    pub async fn put_back(&mut self, name: &str) {
+        self.crash().await;
+        let data = self.folder.path().join("data");
+        std::fs::remove_dir_all(&data).expect("it is stopped");
+        std::fs::rename(self.folder.path().join(name), &data).expect("a copy of that name");
+        self.restart().await;
+    }
+
+    /// The same, the copy as a standby that takes over for it and missed what came since.
+    pub async fn fail_over(&mut self, name: &str) {
+        std::fs::write(self.folder.path().join(name).join("standby.signal"), "")
+            .expect("a copy of that name");
+        self.put_back(name).await;
+        self.query("SELECT pg_promote()");
+    }
+
     /// What `psql` prints for a query: rows by line, columns by `|`.
     pub fn query(&self, sql: &str) -> String {
         let output = Command::new(program("psql"))
@@ -161,7 +190,7 @@ async fn serve(port: u16, folder: &TempDir) -> Result<Process, String> {
     command.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]);
     command.current_dir(folder.path());
     let process = Process::spawn("postgres", &mut command);
-    let accepts = |line: &str| line.contains("ready to accept connections").then_some(());
+    let accepts = |line: &str| line.contains("ready to accept").then_some(());
     within_secs(30, process.line(accepts)).await?;
     Ok(process)
 }

@@ -13,7 +13,7 @@
 //! is given to another transaction afterwards, and says `committed` for that.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::Row;
@@ -23,8 +23,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::links::{Lease, Links};
+use super::past::{Glimpse, Past};
 use super::{devices, fault, records, users, writes};
-use crate::model::{Clock, UserId};
+use crate::model::{Clock, Epoch, UserId};
 use crate::store::{Bounds, Command, Reply, StoreError, StoreResult};
 
 /// How long a batch may take in all.
@@ -46,6 +47,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Commits {
     /// Batches go one after the other.
     turn: Semaphore,
+    past: Arc<Past>,
     mark: Mutex<Mark>,
     /// Users whom the last batch passed over: the next one waits for them.
     passed_over: Mutex<HashSet<UserId>>,
@@ -75,8 +77,8 @@ enum Trouble {
 }
 
 impl Commits {
-    pub fn new() -> Self {
-        Self { turn: Semaphore::new(1), mark: Mutex::new(Mark::new()), passed_over: Mutex::default() }
+    pub fn new(past: Arc<Past>) -> Self {
+        Self { turn: Semaphore::new(1), past, mark: Mutex::new(Mark::new()), passed_over: Mutex::default() }
     }
 
     /// Applies `batch`; see [`crate::store::Store::commit`].
@@ -116,8 +118,8 @@ impl Commits {
         deadline: Instant,
     ) -> Result<(), Trouble> {
         let work = self.apply(&mut lease, batch, bounds, replies);
-        match timeout_at(deadline - FOR_THE_ANSWER, work).await {
-            Ok(Ok(())) => {}
+        let epoch = match timeout_at(deadline - FOR_THE_ANSWER, work).await {
+            Ok(Ok(epoch)) => epoch,
             Ok(Err(error)) => {
                 self.rename();
                 let is_lost = lease.settle(&error);
@@ -128,11 +130,13 @@ impl Commits {
                 lease.lose();
                 return Err(Trouble::Before(StoreError::Unavailable { unknown: false }, false));
             }
-        }
+        };
         let commit = sqlx::raw_sql("COMMIT").execute(&mut *lease);
         match timeout_at(deadline - FOR_THE_VERDICT, commit).await {
             Ok(Ok(_)) => {
                 lease.keep();
+                let mark = *self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+                self.past.committed(&epoch, mark.writer, mark.batch);
                 Ok(())
             }
             // A server that is told to stop may say so although it has committed.
@@ -185,15 +189,15 @@ impl Commits {
         *self.mark.lock().unwrap_or_else(PoisonError::into_inner) = Mark::new();
     }
 
-    /// Everything from BEGIN to just before COMMIT.
+    /// Everything from BEGIN to just before COMMIT; the epoch that this is in.
     async fn apply(
         &self,
         connection: &mut PgConnection,
         batch: &[Command],
         bounds: &Bounds,
         replies: &mut [Reply],
-    ) -> Result<(), sqlx::Error> {
-        self.begin(connection).await?;
+    ) -> Result<Epoch, sqlx::Error> {
+        let epoch = self.begin(connection).await?;
         let passed_over = self.passed_over.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let locked = users::lock(connection, batch, &passed_over).await?;
         for (reply, command) in replies.iter_mut().zip(batch) {
@@ -213,11 +217,12 @@ impl Commits {
         heads.retain(|user, _| !removed.contains(user));
         // Who came in with this batch could not be locked before, and nobody else sees them yet.
         heads.extend(users::imported(batch, replies));
-        writes::apply(connection, batch, heads, bounds, replies).await
+        writes::apply(connection, batch, heads, bounds, replies).await?;
+        Ok(epoch)
     }
 
-    /// Opens the transaction and marks it in one round trip.
-    async fn begin(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Opens the transaction, marks it and reads the epoch in one round trip.
+    async fn begin(&self, connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
         let mark = {
             let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
             mark.batch += 1;
@@ -239,7 +244,11 @@ impl Commits {
             kept.is_known |= kept.writer == mark.writer;
         }
         // Ids and numbers of our own only.
-        let text = format!("BEGIN ISOLATION LEVEL READ COMMITTED; {upsert}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(connection).await.map(drop)
+        let glimpse = self.past.glimpse();
+        let text = format!("BEGIN ISOLATION LEVEL READ COMMITTED; {upsert} RETURNING {glimpse}");
+        let told = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_all(connection).await?;
+        let glimpse = Glimpse::of(told.last().ok_or(sqlx::Error::RowNotFound)?)?;
+        self.past.saw(&glimpse);
+        Ok(glimpse.epoch)
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::fault;
+use super::past::Past;
 use crate::store::{StoreError, StoreResult};
 
 /// How long a caller waits for a link, a new connection included.
@@ -38,7 +39,7 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 /// The longest pause between attempts.
 const BACKOFF_MOST: Duration = Duration::from_millis(320);
 
-/// What each session is told as it opens, and what it is asked. A server that
+/// What each session is told as it opens. A server that
 /// lost a node in the middle of a transaction lets go of its locks by itself;
 /// `off` would lose acked writes, anything stronger than `on` stays.
 const SESSION: &str = "
@@ -48,11 +49,12 @@ const SESSION: &str = "
     SET default_transaction_isolation = 'read committed';
     SET jit = 'off';
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
-    SELECT current_setting('transaction_read_only') = 'on' AS read_only";
+    ";
 
 /// See the module's comment.
 pub struct Links {
     options: PgConnectOptions,
+    past: Arc<Past>,
     permits: Arc<Semaphore>,
     shelf: Arc<Shelf>,
 }
@@ -72,10 +74,11 @@ struct Idle {
 }
 
 impl Links {
-    /// At most `most` connections at a time; none is opened yet.
-    pub fn new(options: PgConnectOptions, most: usize) -> Self {
+    /// At most `most` connections at a time; none is opened yet. Each is held
+    /// against `past`.
+    pub fn new(options: PgConnectOptions, most: usize, past: Arc<Past>) -> Self {
         let options = options.disable_statement_logging();
-        Self { options, permits: Arc::new(Semaphore::new(most)), shelf: Arc::default() }
+        Self { options, past, permits: Arc::new(Semaphore::new(most)), shelf: Arc::default() }
     }
 
     /// A link that answers.
@@ -136,8 +139,14 @@ impl Links {
     async fn connect(&self) -> StoreResult<PgConnection> {
         let opening = async {
             let mut connection = self.options.connect().await?;
-            let asked = connection.fetch_all(sqlx::raw_sql(SESSION)).await?;
-            let read_only: bool = asked.last().ok_or(sqlx::Error::RowNotFound)?.try_get("read_only")?;
+            let question = self.past.question();
+            let text = sqlx::AssertSqlSafe(format!("{SESSION}{}", question.text));
+            let answers = connection.fetch_all(sqlx::raw_sql(text)).await?;
+            let answer = answers.last().ok_or(sqlx::Error::RowNotFound)?;
+            let read_only: bool = answer.try_get("read_only")?;
+            if !read_only && !self.past.goes_on(&question, answer)? {
+                self.past.settle(&mut connection).await?;
+            }
             Ok((connection, read_only))
         };
         match timeout(CONNECT_WITHIN, opening).await {

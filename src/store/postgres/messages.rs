@@ -184,10 +184,11 @@ pub async fn since(
     let rows = sqlx::query(
         "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next, new.user_id, new.device_id
          FROM (SELECT 1) AS one LEFT JOIN (
-             SELECT DISTINCT user_id, device_id FROM messages WHERE xid >= $1
+             SELECT DISTINCT user_id, device_id FROM messages WHERE xid >= CASE
+                 WHEN $1 > pg_snapshot_xmin(pg_current_snapshot())::text::bigint THEN 0 ELSE $1 END
          ) AS new ON true",
     )
-    .bind(after.map_or(i64::MAX, u64::cast_signed))
+    .bind(after.map(u64::cast_signed))
     .fetch_all(connection)
     .await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;

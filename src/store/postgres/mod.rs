@@ -11,6 +11,7 @@ mod external;
 mod links;
 mod logins;
 mod messages;
+mod past;
 mod prune;
 mod read;
 mod records;
@@ -20,7 +21,7 @@ mod writes;
 
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::commit::Commits;
 use self::links::Links;
+use self::past::{Glimpse, Past};
 pub use self::sql::holdable;
 use super::{
     Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, MailboxDepth, Moved, MovedSince, Reply,
@@ -65,7 +67,7 @@ pub struct PostgresStore {
     readers: Links,
     pruner: Links,
     commits: Commits,
-    epoch: Mutex<Epoch>,
+    past: Arc<Past>,
     bounds: Bounds,
 }
 
@@ -77,19 +79,19 @@ impl PostgresStore {
     /// UTF-8, or the schema is newer than this program.
     pub async fn open(url: &Secret, bounds: Bounds) -> anyhow::Result<Self> {
         let options = options(url)?;
-        let mut connection = prepare(&options).await?;
+        let (mut connection, past) = prepare(&options).await?;
         anyhow::ensure!(
             copy_under_way(&mut connection).await?.is_none(),
             "a copy into this database is not finished: run tandem copy again, to its end"
         );
-        let epoch = read_epoch(&mut connection).await?;
         connection.close().await?;
+        let past = Arc::new(past);
         Ok(Self {
-            writer: Links::new(options.clone(), 1),
-            readers: Links::new(options.clone(), READERS),
-            pruner: Links::new(options, 1),
-            commits: Commits::new(),
-            epoch: Mutex::new(epoch),
+            writer: Links::new(options.clone(), 1, past.clone()),
+            readers: Links::new(options.clone(), READERS, past.clone()),
+            pruner: Links::new(options, 1, past.clone()),
+            commits: Commits::new(past.clone()),
+            past,
             bounds,
         })
     }
@@ -121,7 +123,7 @@ fn options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
 /// # Errors
 /// As [`PostgresStore::open`].
 pub async fn open_for_copy(url: &Secret) -> anyhow::Result<PgConnection> {
-    prepare(&options(url)?).await
+    prepare(&options(url)?).await.map(|(connection, _)| connection)
 }
 
 /// The epoch of the database that is being copied into this one, if one is.
@@ -131,7 +133,7 @@ pub async fn copy_under_way(connection: &mut PgConnection) -> Result<Option<Stri
 
 /// Migrates the database and reads or makes its epoch. Nodes that start together
 /// do so one after the other (the migrator holds an advisory lock).
-async fn prepare(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+async fn prepare(options: &PgConnectOptions) -> anyhow::Result<(PgConnection, Past)> {
     let mut connection = first_connection(options).await?;
     let about = sqlx::query(
         "SELECT current_setting('server_version_num')::int AS version,
@@ -145,8 +147,8 @@ async fn prepare(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     );
     anyhow::ensure!(about.try_get::<&str, _>("encoding")? == "UTF8", "the database's encoding is not UTF8");
     MIGRATIONS.run_direct(None, &mut connection, false).await.context("cannot migrate the database")?;
-    check_past(&mut connection).await.context("cannot read the database's epoch")?;
-    Ok(connection)
+    let past = Past::open(&mut connection).await.context("cannot read the database's epoch")?;
+    Ok((connection, past))
 }
 
 async fn first_connection(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
@@ -181,50 +183,6 @@ fn may_pass(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The epoch, which goes with one past of one database: its cluster, timeline
-/// and oids stand beside it. A restored or promoted copy differs in one of them
-/// and gets a new epoch. Where the role may not look at the cluster's control
-/// data, the oids alone must do.
-async fn check_past(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let cluster: Option<String> = sqlx::query_scalar(
-        "SELECT concat(system_identifier, '.', timeline_id) FROM pg_control_system(), pg_control_checkpoint()",
-    )
-    .fetch_optional(&mut *connection)
-    .await
-    .unwrap_or_default();
-    let mut transaction = connection.begin().await?;
-    sqlx::query("LOCK TABLE meta IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
-    let oids: String = sqlx::query_scalar(
-        "SELECT concat(oid, '.', 'users'::regclass::oid) FROM pg_database WHERE datname = current_database()",
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    let past = format!("{}.{oids}", cluster.unwrap_or_default());
-    let kept: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'past'")
-        .fetch_optional(&mut *transaction)
-        .await?;
-    if kept.as_deref() != Some(&past) {
-        if kept.is_some() {
-            tracing::warn!("this database is not the one that was here before: clients will reload in full");
-        }
-        sqlx::query(
-            "INSERT INTO meta (name, value) VALUES ('past', $1), ('epoch', $2)
-             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        )
-        .bind(&past)
-        .bind(uuid::Uuid::new_v4().to_string())
-        .execute(&mut *transaction)
-        .await?;
-    }
-    transaction.commit().await
-}
-
-async fn read_epoch(connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
-    let epoch: String =
-        sqlx::query_scalar("SELECT value FROM meta WHERE name = 'epoch'").fetch_one(connection).await?;
-    Ok(Epoch(epoch.into()))
-}
-
 /// What a failed statement means to the caller. Nothing of its transaction was
 /// committed.
 fn fault(error: &sqlx::Error) -> StoreError {
@@ -249,26 +207,27 @@ impl Store for PostgresStore {
     }
 
     fn epoch(&self) -> Epoch {
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.past.epoch()
     }
 
     async fn new_epoch(&self) -> StoreResult<Epoch> {
-        let epoch = self
+        let glimpse = self
             .read(async |link| {
-                sqlx::query("UPDATE meta SET value = $1 WHERE name = 'epoch'")
-                    .bind(uuid::Uuid::new_v4().to_string())
-                    .execute(&mut *link)
-                    .await?;
-                read_epoch(link).await
+                let begin = format!(
+                    "UPDATE meta SET value = '{}' WHERE name = 'epoch'; SELECT {}",
+                    uuid::Uuid::new_v4(),
+                    self.past.glimpse()
+                );
+                let told = sqlx::raw_sql(sqlx::AssertSqlSafe(begin)).fetch_all(link).await?;
+                Glimpse::of(told.last().ok_or(sqlx::Error::RowNotFound)?)
             })
             .await?;
-        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch.clone();
-        Ok(epoch)
+        self.past.saw(&glimpse);
+        Ok(glimpse.epoch)
     }
 
     async fn snapshot(&self, user: UserId, selection: &Selection) -> StoreResult<Option<Snapshot>> {
-        let epoch = self.epoch();
-        self.read(async |link| read::snapshot(link, &epoch, user, selection).await).await
+        self.read(async |link| read::snapshot(link, user, selection).await).await
     }
 
     async fn head(&self, user: UserId) -> StoreResult<Option<HeadRead>> {
@@ -288,7 +247,10 @@ impl Store for PostgresStore {
     }
 
     async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
-        self.read(async |link| read::moved(link, since).await).await
+        let (moved, glimpse) =
+            self.read(async |link| read::moved(link, since, self.past.glimpse()).await).await?;
+        self.past.saw(&glimpse);
+        Ok(moved)
     }
 
     async fn history(&self, user: UserId, key: &SessionKey) -> StoreResult<Vec<Change>> {
@@ -347,13 +309,14 @@ impl Store for PostgresStore {
 
     /// Also learns a new epoch, should another node have made one.
     async fn ping(&self) -> StoreResult<()> {
-        let (epoch, is_read_only) = self
+        let (glimpse, is_read_only) = self
             .read(async |link| {
-                let epoch = read_epoch(link).await?;
-                let read_only: String = sqlx::query_scalar("SELECT current_setting('transaction_read_only')")
-                    .fetch_one(link)
-                    .await?;
-                Ok((epoch, read_only == "on"))
+                let text = format!(
+                    "SELECT current_setting('transaction_read_only') = 'on' AS read_only, {}",
+                    self.past.glimpse()
+                );
+                let row = sqlx::query(sqlx::AssertSqlSafe(text)).fetch_one(link).await?;
+                Ok((Glimpse::of(&row)?, row.try_get("read_only")?))
             })
             .await?;
         if is_read_only {
@@ -362,7 +325,7 @@ impl Store for PostgresStore {
             self.readers.forget();
             return Err(StoreError::Unavailable { unknown: false });
         }
-        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch;
+        self.past.saw(&glimpse);
         Ok(())
     }
 

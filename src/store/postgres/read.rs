@@ -5,6 +5,7 @@ use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
+use super::past::Glimpse;
 use super::sql::{self, device, key, seq, session_id, state, time, version};
 use crate::model::{Change, Epoch, Seq, SessionKey, UserId};
 use crate::store::{CatchUp, Entry, HeadRead, Moved, MovedSince, Selection, Snapshot};
@@ -50,33 +51,36 @@ pub async fn kept_changes(
 /// One moment of a user's session.
 pub async fn snapshot(
     connection: &mut PgConnection,
-    epoch: &Epoch,
     user: UserId,
     selection: &Selection,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
-    let since = selection.since.as_ref().filter(|(seen, _)| seen == epoch);
+    let (epoch, since) = selection.since.as_ref().map(|(epoch, since)| (&*epoch.0, *since)).unzip();
     let keys: Option<Vec<&str>> =
         selection.keys.as_ref().map(|keys| keys.iter().map(SessionKey::as_str).collect());
     // The user's row comes even without an entry; `since` is null when the
     // store can no longer tell what changed since then.
     let rows = sqlx::query(
-        "SELECT head.seq AS head, head.since, s.session_key, s.version, s.seq, s.data, s.device_id, s.updated_at
-         FROM (SELECT id, seq, CASE WHEN $2::bigint BETWEEN pruned_seq AND seq THEN $2::bigint END AS since
-               FROM users WHERE id = $1) AS head
+        "SELECT head.seq AS head, head.epoch, head.since,
+             s.session_key, s.version, s.seq, s.data, s.device_id, s.updated_at
+         FROM (SELECT u.id, u.seq, m.value AS epoch,
+                   CASE WHEN m.value = $4 AND $2::bigint BETWEEN u.pruned_seq AND u.seq THEN $2::bigint END AS since
+               FROM users AS u JOIN meta AS m ON m.name = 'epoch' WHERE u.id = $1) AS head
          LEFT JOIN sessions AS s ON s.user_id = head.id AND s.seq > coalesce(head.since, 0)
              AND (head.since IS NOT NULL OR s.data IS NOT NULL)
              AND ($3::text[] IS NULL OR s.session_key = ANY($3))
          ORDER BY s.seq",
     )
     .bind(user.0)
-    .bind(since.map(|(_, since)| since.0.cast_signed()))
+    .bind(since.map(|since| since.0.cast_signed()))
     .bind(keys)
+    .bind(epoch)
     .fetch_all(connection)
     .await?;
     let Some(first) = rows.first() else { return Ok(None) };
     let since: Option<i64> = first.try_get("since")?;
     let entries = rows.iter().filter_map(|row| entry_of(row).transpose()).collect::<Result<_, _>>()?;
-    Ok(Some(Snapshot { epoch: epoch.clone(), seq: seq(first, "head")?, delta: since.is_some(), entries }))
+    let epoch = Epoch(first.try_get::<&str, _>("epoch")?.into());
+    Ok(Some(Snapshot { epoch, seq: seq(first, "head")?, delta: since.is_some(), entries }))
 }
 
 /// Nothing where the outer join found no entry.
@@ -142,8 +146,11 @@ pub async fn changes_after(
         Some(last) if unbroken => {
             Ok(CatchUp { up_to: last.seq, more: last.seq < head, changes: kept, forgotten: false })
         }
-        None if head <= after => Ok(CatchUp { up_to: after, ..CatchUp::default() }),
-        _ if after < pruned => Ok(CatchUp { up_to: head, forgotten: true, ..CatchUp::default() }),
+        None if head == after => Ok(CatchUp { up_to: after, ..CatchUp::default() }),
+        // A place that is yet to come is one of another past.
+        _ if after < pruned || after > head => {
+            Ok(CatchUp { up_to: head, forgotten: true, ..CatchUp::default() })
+        }
         _ => present_entries(connection, user, after).await,
     }
 }
@@ -185,24 +192,30 @@ fn change_of(row: &PgRow, user: UserId, at: &str) -> Result<Option<Change>, sqlx
 
 /// Whose session moved in transactions that the last ask may not have seen: those
 /// from the oldest that ran then. Some come twice. Whoever asks from before what
-/// is kept of `moves` is told everybody's head.
-pub async fn moved(connection: &mut PgConnection, since: &MovedSince) -> Result<Moved, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next,
+/// is kept of `moves`, or from a place that is yet to come (the database's past
+/// went back), is told everybody's head. `glimpse` names columns of the past's.
+pub async fn moved(
+    connection: &mut PgConnection,
+    since: &MovedSince,
+    glimpse: &str,
+) -> Result<(Moved, Glimpse), sqlx::Error> {
+    let text = format!(
+        "SELECT {glimpse}, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next,
              coalesce((SELECT value::bigint FROM meta WHERE name = 'prune.moves'), 0) AS pruned,
              head.user_id, head.seq
          FROM (SELECT 1) AS one LEFT JOIN (
              SELECT user_id, max(seq) AS seq FROM moves WHERE xid >= $1 GROUP BY user_id
-         ) AS head ON true",
-    )
-    .bind(since.0.map_or(i64::MAX, u64::cast_signed))
-    .fetch_all(&mut *connection)
-    .await?;
+         ) AS head ON true"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(since.0.map_or(i64::MAX, u64::cast_signed))
+        .fetch_all(&mut *connection)
+        .await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-    let next = MovedSince(Some(sql::number(first, "next")?));
-    let pruned = sql::number(first, "pruned")?;
+    let glimpse = Glimpse::of(first)?;
+    let (next, pruned) = (sql::number(first, "next")?, sql::number(first, "pruned")?);
     let rows = match since.0 {
-        Some(since) if since <= pruned => {
+        Some(since) if since <= pruned || since > next => {
             sqlx::query("SELECT id AS user_id, seq FROM users WHERE seq > 0").fetch_all(connection).await?
         }
         _ => rows,
@@ -213,7 +226,7 @@ pub async fn moved(connection: &mut PgConnection, since: &MovedSince) -> Result<
             heads.push((UserId(id), seq(&row, "seq")?));
         }
     }
-    Ok(Moved { heads, next })
+    Ok((Moved { heads, next: MovedSince(Some(next)) }, glimpse))
 }
 
 /// The kept versions of a key, newest first.

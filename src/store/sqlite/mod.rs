@@ -20,7 +20,6 @@ mod writing;
 
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -37,6 +36,7 @@ use super::{
     Revocation, Selection, Snapshot, Store, StoreError, StoreResult,
 };
 use crate::model::{Change, Device, DeviceId, Epoch, MessageId, Seq, SessionKey, Timestamp, UserId};
+use crate::store::epochs::Epochs;
 use crate::store::{MailboxDepth, WaitingMessage};
 
 use marker::{Mark, Marker, Other};
@@ -62,7 +62,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     options: SqliteConnectOptions,
     /// As last seen: another process on this file may begin a new one.
-    epoch: RwLock<Epoch>,
+    epochs: Epochs,
     marker: Marker,
     bounds: Bounds,
 }
@@ -99,7 +99,7 @@ impl SqliteStore {
             writer: writing::Writer::open(path, options.clone()).await?,
             readers: readers.connect_lazy_with(options.clone().pragma("query_only", "ON")),
             options,
-            epoch: RwLock::new(epoch),
+            epochs: Epochs::new(epoch),
             marker,
             bounds,
         })
@@ -115,13 +115,6 @@ pub(super) fn file(path: &Path) -> SqliteConnectOptions {
 }
 
 impl SqliteStore {
-    fn saw(&self, epoch: &Epoch) {
-        let is_known = *self.epoch.read().unwrap_or_else(PoisonError::into_inner) == *epoch;
-        if !is_known {
-            *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch.clone();
-        }
-    }
-
     async fn prune_step(
         &self,
         step: prune::Step,
@@ -206,14 +199,14 @@ impl Store for SqliteStore {
             if let Err(error) = self.marker.raise(mark, Other::Keep).await {
                 tracing::warn!(%error, "the marker beside the database could not be raised");
             }
-            self.saw(&mark.epoch);
+            self.epochs.saw(&mark.epoch);
         }
         writing.end(&committed).await;
         committed.map(|(replies, _)| replies)
     }
 
     fn epoch(&self) -> Epoch {
-        self.epoch.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.epochs.present()
     }
 
     async fn new_epoch(&self) -> StoreResult<Epoch> {
@@ -224,7 +217,7 @@ impl Store for SqliteStore {
                 // Then the next start begins one more, which does no harm.
                 tracing::warn!(%error, "the marker beside the database could not be replaced");
             }
-            self.saw(&mark.epoch);
+            self.epochs.saw(&mark.epoch);
         }
         writing.end(&begun).await;
         begun.map(|mark| mark.epoch).map_err(fault)
@@ -253,7 +246,7 @@ impl Store for SqliteStore {
 
     async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
         let (moved, epoch) = read::moved(&self.readers, since).await.map_err(fault)?;
-        self.saw(&epoch);
+        self.epochs.saw(&epoch);
         Ok(moved)
     }
 

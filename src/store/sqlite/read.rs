@@ -107,8 +107,9 @@ pub async fn changes_after(readers: &SqlitePool, user: UserId, after: Seq) -> Re
         Some(last) if unbroken => {
             CatchUp { up_to: last.seq, more: last.seq < head, changes: kept, forgotten: false }
         }
-        None if head <= after => CatchUp { up_to: after, ..CatchUp::default() },
-        _ if after < pruned => CatchUp { up_to: head, forgotten: true, ..CatchUp::default() },
+        None if head == after => CatchUp { up_to: after, ..CatchUp::default() },
+        // A place that is yet to come is one of another past.
+        _ if after < pruned || after > head => CatchUp { up_to: head, forgotten: true, ..CatchUp::default() },
         _ => CatchUp {
             changes: present_entries(&mut moment, user, after).await?,
             up_to: head,
