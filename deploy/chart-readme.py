@@ -28,7 +28,7 @@ The image is yours to name, since the chart does not know whose release you run:
 deploy/Dockerfile`.
 
 `helm test` connects two devices, changes a session on one and waits for it on the other. Complete sets of values, all
-of them rendered and checked against Kubernetes 1.29 and newer, are in [`ci/`](ci). What to do when something is wrong:
+of them rendered and checked against Kubernetes 1.30 and newer, are in [`ci/`](ci). What to do when something is wrong:
 [docs/OPERATIONS.md](../../docs/OPERATIONS.md). This page is made from `values.yaml` by `deploy/chart-readme.py`.
 
 ## Values

@@ -1,4 +1,4 @@
-"""Holds rendered Kubernetes manifests (YAML on stdin) against every schema from 1.29 to the newest.
+"""Holds rendered Kubernetes manifests (YAML on stdin) against every schema from 1.30, the oldest that the chart takes, to the newest.
 
 Custom resources of the groups below have no schema in Kubernetes itself; any other resource without
 one is an error. Says how many were checked, names each fault, exits 1 if there is one.
@@ -11,11 +11,11 @@ import yaml
 from kubernetes_validate.utils import all_versions, major_minor
 
 CUSTOM_GROUPS = {"monitoring.coreos.com", "gateway.networking.k8s.io"}
-OLDEST = (1, 29)
+OLDEST = (1, 30)
 
 
 def versions():
-    """Minor versions from OLDEST on, oldest first, as "1.29"."""
+    """Minor versions from OLDEST on, oldest first, as "1.30"."""
     minors = {major_minor(version) for version in all_versions()}
     numbered = {tuple(int(part) for part in minor.split(".")): minor for minor in minors}
     return [minor for number, minor in sorted(numbered.items()) if number >= OLDEST]
