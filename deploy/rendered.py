@@ -95,6 +95,30 @@ def check_the_chart_asks_for_an_image_that_a_release_publishes():
     assert "@sha256:" in node_pod(chart("litestream"))["containers"][0]["image"]
 
 
+def check_the_schemas_are_those_of_the_versions_that_the_chart_takes():
+    """From the oldest on: what is only in newer ones must not be rendered."""
+    oldest = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
+    major, minor = re.fullmatch(r">=([0-9]+)\.([0-9]+)\.0-0", oldest).groups()
+    assert f"\nOLDEST = ({major}, {minor})\n" in (ROOT / "tools/validate-manifests.py").read_text(), oldest
+
+
+def check_the_console_is_routed_where_it_is_served():
+    """It is at / and /assets/."""
+    console = {"/": "Exact", "/assets": "Prefix"}
+
+    def routed(values, *arguments):
+        manifests = chart(values, *arguments)
+        ingress = [path for i in kind(manifests, "Ingress") for r in i["spec"]["rules"] for path in r["http"]["paths"]]
+        route = [match["path"] for h in kind(manifests, "HTTPRoute") for r in h["spec"]["rules"] for match in r["matches"]]
+        paths = {path["path"]: path["pathType"] for path in ingress}
+        return paths | {path["value"]: path["type"].removeprefix("Path") for path in route}
+
+    for values in ("polling", "postgres"):
+        assert console.items() <= routed(values).items(), values
+        assert not console.items() & routed(values, "--set", "settings.CONSOLE=off").items(), values
+        assert not console.items() & routed(values, "--set", "settings.CONSOLE=false").items(), values
+
+
 def check_settings_reach_the_node_as_they_were_written():
     """A number is no 1.048576e+06, `off` is not false, and no name is there twice."""
     for values in every_values():

@@ -90,6 +90,11 @@ A setting as the node reads it. Every number of a values file is a float, which 
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ printf "%.0f" . }}{{ else if kindIs "bool" . }}{{ ternary "on" "off" . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
+{{/* Not empty where nodes serve the console, at / and /assets/. */}}
+{{- define "tandem.console" -}}
+{{- if ne (include "tandem.setting" (dig "CONSOLE" "on" .Values.settings)) "off" }}on{{ end }}
+{{- end }}
+
 {{/* Not empty where Litestream runs beside the node. */}}
 {{- define "tandem.litestream" -}}
 {{- if eq .Values.storage.mode "sqlite" }}{{ .Values.storage.sqlite.litestreamUrl }}{{ end }}
