@@ -18,6 +18,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "tandem"
+SECRET = "not-a-secret-but-long-enough-to-render"
 
 
 @functools.cache
@@ -50,7 +51,7 @@ def containers(pod):
 def compose(**environment):
     """The services and the rest of docker-compose.yml, all profiles."""
     command = ["docker-compose", "--profile", "*", "config", "--format", "json"]
-    settings = {"JWT_SECRET": "not-a-secret-but-long-enough-to-render"} | environment
+    settings = {"JWT_SECRET": SECRET} | environment
     said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=os.environ | settings)
     return json.loads(said.stdout)
 
@@ -174,6 +175,15 @@ def check_compose_builds_an_image_after_what_it_is_made_from():
     """Images are built side by side, unless one is said to be another's context."""
     assert compose()["services"]["tandem-litestream"]["build"]["additional_contexts"] == {"tandem": "service:tandem-1"}
     assert "\nARG TANDEM=tandem\n" in (ROOT / "deploy/litestream.Dockerfile").read_text()
+
+
+def check_compose_lives_beside_a_file_of_settings():
+    """`.env` is the server's own file, with the server's defaults, and compose reads it, too."""
+    defaults = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))
+    for name, service in compose(**defaults | {"JWT_SECRET": SECRET})["services"].items():
+        assert service.get("environment") == compose()["services"][name].get("environment"), name
+    chosen = compose(TANDEM_DATABASE_URL="postgres://tandem:tandem@postgres/tandem")["services"]["tandem-1"]
+    assert chosen["environment"]["DATABASE_URL"] == "postgres://tandem:tandem@postgres/tandem"
 
 
 def haproxy_sections(config):
