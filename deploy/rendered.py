@@ -177,6 +177,28 @@ def check_compose_builds_an_image_after_what_it_is_made_from():
     assert "\nARG TANDEM=tandem\n" in (ROOT / "deploy/litestream.Dockerfile").read_text()
 
 
+def alerts(manifests):
+    rules = [rule for m in kind(manifests, "PrometheusRule") for group in m["spec"]["groups"] for rule in group["rules"]]
+    return {rule["alert"]: rule for rule in rules if "alert" in rule}
+
+
+def check_every_alert_has_a_runbook_and_a_test():
+    """`runbook` is a heading of docs/OPERATIONS.md, `runbook_url` a URL, where the chart is told which."""
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs/OPERATIONS.md").read_text(), re.M)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    tested = (ROOT / "deploy/prometheus/alerts_test.yml").read_text()
+    told = alerts(chart("postgres"))
+    untold = alerts(chart("postgres", "--set", "metrics.prometheusRule.runbookBaseUrl="))
+    assert told and told.keys() == untold.keys()
+    for name, rule in told.items():
+        runbook = rule["annotations"]["runbook"]
+        assert runbook.removeprefix("docs/OPERATIONS.md#") in anchors, f"{name}: {runbook}"
+        assert rule["annotations"]["runbook_url"] == f"https://git.example.com/tandem/blob/main/{runbook}", name
+        assert "runbook_url" not in untold[name]["annotations"], name
+        # Once silent, once with what it says.
+        assert f"{{alertname: {name}, eval_time:" in tested and f"- alertname: {name}\n" in tested, f"{name} is not tested"
+
+
 def check_compose_lives_beside_a_file_of_settings():
     """`.env` is the server's own file, with the server's defaults, and compose reads it, too."""
     defaults = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M))

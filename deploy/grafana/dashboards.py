@@ -47,9 +47,10 @@ CLUSTER = [
     panel("Users and channels by node", "short", [(f"tandem_users{OF}", "{{instance}}")], "Users with a device there; a node is subscribed to the channel of each."),
     panel("Events in and out", "cps", [(rate("tandem_events_received_total"), "received"), (rate("tandem_events_sent_total"), "sent")], "What devices send, and what is handed to sockets for it."),
     panel("Fan-out", "none", [(f"{rate('tandem_events_sent_total')} / ({rate('tandem_events_received_total')} > 0)", "sent for each received")], "How many sockets an event reaches, answers included."),
-    panel("Refused", "cps", [(rate("tandem_events_refused_total"), "events"), (rate("tandem_events_rate_limited_total"), "of them rate limited"), (rate("tandem_refused_connects_total"), "connects")], "A client that is wrong, or too quick."),
+    panel("Refused", "cps", [(rate("tandem_events_refused_total", by="code"), "{{code}}"), (rate("tandem_refused_connects_total"), "connects")], "`internal` and `store_…` are the service's fault; the rest is a client that is wrong, or too quick."),
     panel("Commit to socket", "s", quantiles("tandem_delivery_seconds"), "From a change's commit to its hand-over to this node's sockets."),
     panel("Commit to socket, spread", "s", [(f"sum by (le) (increase(tandem_delivery_seconds_bucket{OF}[$__rate_interval]))", "{{le}}")], "Each column is a moment; brighter means more changes.", "heatmap"),
+    panel("Nodes in Redis", "short", [(f"tandem_backplane_nodes{OF}", "{{instance}}")], "How many nodes each sees, itself included. Different lines that stay: they are on different Redis servers."),
     panel("Redis round trip", "s", quantiles("tandem_backplane_probe_seconds"), "A node's own probe through Redis, by one clock."),
 ]
 
