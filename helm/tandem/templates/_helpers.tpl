@@ -194,18 +194,20 @@ containers:
       {{- range $name, $value := .Values.settings }}
       - {name: {{ $name }}, value: {{ include "tandem.setting" $value | quote }}}
       {{- end }}
-    # Liveness looks at nothing but the process: a store that is away must not restart every pod at once.
+    # Liveness looks at nothing but the process: a store that is away must not restart every pod at once. All on the port
+    # of metrics: the other closes what comes beyond LIMIT_CONNECTIONS and some more, so that a pod would be killed for
+    # being full, and it speaks TLS where settings.TLS_CERT says so.
     startupProbe:
-      httpGet: {path: /api/health/live, port: http}
+      httpGet: {path: /api/health/live, port: metrics}
       periodSeconds: 2
       failureThreshold: 60
     livenessProbe:
-      httpGet: {path: /api/health/live, port: http}
+      httpGet: {path: /api/health/live, port: metrics}
       periodSeconds: 10
       timeoutSeconds: 5
       failureThreshold: 6
     readinessProbe:
-      httpGet: {path: /api/health/ready, port: http}
+      httpGet: {path: /api/health/ready, port: metrics}
       periodSeconds: 2
       timeoutSeconds: 2
       failureThreshold: 2
