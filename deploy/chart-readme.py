@@ -58,7 +58,7 @@ def descriptions(text):
 def rows(values, said, path=""):
     for key, value in values.items():
         where = f"{path}{key}"
-        if isinstance(value, dict) and value and not where.endswith((".labels", "resources")):
+        if isinstance(value, dict) and value and not where.lower().endswith((".labels", "resources")):
             if where in said:
                 yield where, "", said[where]
             yield from rows(value, said, f"{where}.")

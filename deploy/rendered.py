@@ -96,6 +96,15 @@ def check_the_chart_asks_for_an_image_that_a_release_publishes():
     assert "@sha256:" in node_pod(chart("litestream"))["containers"][0]["image"]
 
 
+def check_every_container_says_what_it_needs():
+    """A pod without requests is the first to be evicted, and one without a limit of memory takes its neighbours'."""
+    for values in every_values():
+        for controller in kind(chart(values), "StatefulSet", "Deployment"):
+            for container in containers(controller["spec"]["template"]["spec"]):
+                resources = container["resources"]
+                assert {"cpu", "memory"} <= resources["requests"].keys() and "memory" in resources["limits"], container["name"]
+
+
 def check_the_schemas_are_those_of_the_versions_that_the_chart_takes():
     """From the oldest on: what is only in newer ones must not be rendered."""
     oldest = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]
@@ -128,8 +137,9 @@ def check_settings_reach_the_node_as_they_were_written():
         assert len(names) == len(set(names)), values
         # The ones that `tandem.check` refuses in settings; LOG_FORMAT may be chosen there.
         refused = set(re.findall(r'^  "([A-Z_]+)" "', (CHART / "templates/_helpers.tpl").read_text(), re.M))
-        settings = yaml.safe_load((CHART / "ci" / f"{values}-values.yaml").read_text()).get("settings", {})
-        assert set(names) - refused - set(settings) == {"LOG_FORMAT"}, (values, set(names) - refused)
+        given = yaml.safe_load((CHART / "ci" / f"{values}-values.yaml").read_text())
+        chosen = {*given.get("settings", {}), *(entry["name"] for entry in given.get("extraEnv", []))}
+        assert set(names) - refused - chosen == {"LOG_FORMAT"}, (values, set(names) - refused)
     told = environment(chart("litestream", "--set", "settings.LIMIT_USER_BYTES=8388608"))
     wanted = {
         "BCRYPT_COST": "10", "LIMIT_STATE_BYTES": "1048576", "LIMIT_USER_BYTES": "8388608",

@@ -71,6 +71,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail (printf "settings.%s is the chart's to set: use %s instead." $name .) }}
 {{- end }}
 {{- end }}
+{{- range .Values.extraEnv }}
+{{- if or (hasKey $owned .name) (hasKey $.Values.settings .name) }}
+{{- fail (printf "extraEnv: %s is set already, by settings or by the chart itself." .name) }}
+{{- end }}
+{{- end }}
 {{- if and .Values.polling.enabled .Values.settings.TLS_CERT }}
 {{- fail "polling speaks plain HTTP to the nodes: leave settings.TLS_CERT out, and end TLS before HAProxy." }}
 {{- end }}
@@ -140,6 +145,7 @@ initContainers:
     args: [restore, -config, /etc/litestream/litestream.yml, -if-db-not-exists, -if-replica-exists, /data/tandem.db]
     securityContext: {{- include "tandem.containerSecurity" . | nindent 6 }}
     {{- include "tandem.litestreamEnv" . | nindent 4 }}
+    resources: {{- toYaml .Values.storage.sqlite.litestreamResources | nindent 6 }}
     volumeMounts: {{- include "tandem.litestreamMounts" . | nindent 6 }}
   # A native sidecar: started before the node, ended after it, so that the last commits are copied.
   - name: litestream
@@ -148,6 +154,7 @@ initContainers:
     args: [replicate, -config, /etc/litestream/litestream.yml]
     securityContext: {{- include "tandem.containerSecurity" . | nindent 6 }}
     {{- include "tandem.litestreamEnv" . | nindent 4 }}
+    resources: {{- toYaml .Values.storage.sqlite.litestreamResources | nindent 6 }}
     volumeMounts: {{- include "tandem.litestreamMounts" . | nindent 6 }}
 {{- end }}
 containers:
@@ -191,9 +198,13 @@ containers:
       - name: REDIS_URL
         valueFrom: {secretKeyRef: {name: {{ . }}, key: redis-url}}
       {{- end }}
+      {{- with .Values.extraEnv }}{{ toYaml . | nindent 6 }}{{ end }}
       {{- range $name, $value := .Values.settings }}
       - {name: {{ $name }}, value: {{ include "tandem.setting" $value | quote }}}
       {{- end }}
+    {{- with .Values.extraEnvFrom }}
+    envFrom: {{- toYaml . | nindent 6 }}
+    {{- end }}
     # Liveness looks at nothing but the process: a store that is away must not restart every pod at once. All on the port
     # of metrics: the other closes what comes beyond LIMIT_CONNECTIONS and some more, so that a pod would be killed for
     # being full, and it speaks TLS where settings.TLS_CERT says so.
@@ -222,6 +233,7 @@ containers:
       {{- if eq .Values.storage.mode "sqlite" }}
       - {name: data, mountPath: /data}
       {{- end }}
+      {{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 6 }}{{ end }}
 volumes:
   # The one folder beside /data that can be written: what asks for a temporary file fails without it.
   - name: tmp
@@ -230,6 +242,7 @@ volumes:
   - name: litestream
     configMap: {name: {{ include "tandem.fullname" . }}-litestream}
   {{- end }}
+  {{- with .Values.extraVolumes }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
 
 {{- define "tandem.containerSecurity" -}}
@@ -254,6 +267,7 @@ envFrom:
 - {name: tmp, mountPath: /tmp}
 - {name: data, mountPath: /data}
 - {name: litestream, mountPath: /etc/litestream, readOnly: true}
+{{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 0 }}{{ end }}
 {{- end }}
 
 {{- define "tandem.podMeta" -}}
