@@ -105,6 +105,23 @@ def check_every_container_says_what_it_needs():
                 assert {"cpu", "memory"} <= resources["requests"].keys() and "memory" in resources["limits"], container["name"]
 
 
+def check_nobody_is_killed_while_it_ends():
+    """The grace covers the sleep, the drain, what follows it (see docs/OPERATIONS.md) and Litestream's last copy."""
+    after_drain, last_copy = 20, 15
+
+    def grace(*arguments):
+        return node_pod(chart(*arguments))["terminationGracePeriodSeconds"]
+
+    assert grace("postgres") == 5 + 5 + 15 + after_drain
+    assert grace("litestream") == 5 + 5 + 15 + after_drain + last_copy
+    spans = ("drain.preStopSeconds=1", "drain.lagSeconds=2", "drain.seconds=4")
+    assert grace("postgres", *(word for span in spans for word in ("--set", span))) == 1 + 2 + 4 + after_drain
+    for name, service in compose()["services"].items():
+        if name.startswith("tandem"):
+            wanted = 5 + 15 + after_drain + ("litestream" in name) * last_copy
+            assert service["stop_grace_period"] == f"{wanted}s", (name, service["stop_grace_period"])
+
+
 def check_the_schemas_are_those_of_the_versions_that_the_chart_takes():
     """From the oldest on: what is only in newer ones must not be rendered."""
     oldest = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"]

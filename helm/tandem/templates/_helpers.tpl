@@ -108,7 +108,9 @@ A setting as the node reads it. Every number of a values file is a float, which 
 {{- define "tandem.podSpec" -}}
 serviceAccountName: {{ include "tandem.fullname" . }}
 automountServiceAccountToken: false
-terminationGracePeriodSeconds: {{ add .Values.drain.preStopSeconds .Values.drain.lagSeconds .Values.drain.seconds 15 }}
+# The sleep before SIGTERM, the two spans of the drain, then 6 s at most for clients to come back elsewhere or be announced
+# as gone, 10 for tasks to end, 2 for traces, and some for the store; behind all of that Litestream's last copy.
+terminationGracePeriodSeconds: {{ add .Values.drain.preStopSeconds .Values.drain.lagSeconds .Values.drain.seconds 20 (ternary 15 0 (ne (include "tandem.litestream" .) "")) }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
