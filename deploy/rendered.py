@@ -24,7 +24,8 @@ SECRET = "not-a-secret-but-long-enough-to-render"
 @functools.cache
 def chart(values, *arguments):
     """The chart's manifests with the values of ci/VALUES-values.yaml and further arguments of helm."""
-    command = ["helm", "template", "check", CHART, "--namespace", "check", "--values", CHART / "ci" / f"{values}-values.yaml"]
+    file = CHART / "ci" / f"{values}-values.yaml"
+    command = ["helm", "template", CHART, "--name-template", "check", "--namespace", "check", "--values", file]
     rendered = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True).stdout
     return [manifest for manifest in yaml.safe_load_all(rendered) if manifest]
 
@@ -103,6 +104,13 @@ def check_every_container_says_what_it_needs():
             for container in containers(controller["spec"]["template"]["spec"]):
                 resources = container["resources"]
                 assert {"cpu", "memory"} <= resources["requests"].keys() and "memory" in resources["limits"], container["name"]
+
+
+def check_a_long_release_name_still_makes_pods():
+    """A stateful set's name, a dash and a hash of ten characters are a label of its pods, of 63 at most."""
+    for values in every_values():
+        for controller in kind(chart(values, "--name-template", "a" * 53), "StatefulSet"):
+            assert len(controller["metadata"]["name"]) + 11 <= 63, controller["metadata"]["name"]
 
 
 def check_nobody_is_killed_while_it_ends():

@@ -287,5 +287,10 @@ annotations:
 
 {{/* Where clients' connections go: the nodes, or HAProxy before them. */}}
 {{- define "tandem.entrance" -}}
-{{ include "tandem.fullname" . }}{{ if .Values.polling.enabled }}-haproxy{{ end }}
+{{ if .Values.polling.enabled }}{{ include "tandem.haproxy" . }}{{ else }}{{ include "tandem.fullname" . }}{{ end }}
+{{- end }}
+
+{{/* At most 50 characters, too: a stateful set's name and 11 more are the label of its pods, which may have 63. */}}
+{{- define "tandem.haproxy" -}}
+{{ include "tandem.fullname" . | trunc 42 | trimSuffix "-" }}-haproxy
 {{- end }}
