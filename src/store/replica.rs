@@ -34,6 +34,10 @@ const PROBE_EVERY: Duration = Duration::from_millis(500);
 /// How often the copy's age is asked for.
 const AGE_EVERY: Duration = Duration::from_secs(2);
 
+/// Answers in a row that have to be missing before somebody is told, once an outage: at its own start Litestream needs
+/// a moment to listen and to copy.
+const FAILURES_BEFORE_WARNING: u32 = 3;
+
 /// Bytes of an answer: it lists databases.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -147,16 +151,26 @@ impl Replica {
 
     /// Shows the copy's age until the process ends.
     pub async fn watch(self: Arc<Self>, tasks: Tasks) {
-        let mut last = None;
+        // A copy that was never seen grows old, too: it must not pass for a fresh one.
+        let mut last = Clock::now();
+        let mut failures = 0_u32;
         loop {
             match self.last_copy().await {
-                Ok(at) => last = Some(at).or(last),
-                Err(error) => tracing::debug!(%error, "the copy's age is unknown"),
+                Ok(at) => {
+                    if failures >= FAILURES_BEFORE_WARNING {
+                        tracing::info!("Litestream tells the copy's age again");
+                    }
+                    (last, failures) = (at, 0);
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    if failures == FAILURES_BEFORE_WARNING {
+                        tracing::warn!(%error, "Litestream tells of no copy: what is committed may be on this disk only");
+                    }
+                }
             }
-            if let Some(last) = last {
-                let age_ms = Clock::now().0.saturating_sub(last.0).max(0);
-                self.metrics.replica_age.set(age_ms as f64 / 1_000.0);
-            }
+            let age_ms = Clock::now().0.saturating_sub(last.0).max(0);
+            self.metrics.replica_age.set(age_ms as f64 / 1_000.0);
             tokio::select! {
                 () = tokio::time::sleep(AGE_EVERY) => {}
                 () = tasks.ending() => return,

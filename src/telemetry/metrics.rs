@@ -111,7 +111,7 @@ metrics! {
     commit_batch: Histogram = "tandem_store_commit_batch_size"; "Writes in one commit."
     commit_queue: Gauge = "tandem_store_queue"; "Writes that wait for the next commit."
     commit_failures: Counter = "tandem_store_commit_failures_total"; "Commits that failed."
-    replica_age: Gauge = "tandem_replica_age_seconds"; "Seconds since Litestream last saw that its copy holds everything; 0 without LITESTREAM_SOCKET."
+    replica_age: Gauge = "tandem_replica_age_seconds"; "Seconds since Litestream last saw that its copy holds everything, or since the start while it never has; 0 without LITESTREAM_SOCKET."
     replica_sync_seconds: Histogram = "tandem_replica_sync_seconds"; "Seconds that a batch waited for Litestream's copy, with DURABILITY=replicated."
     replica_sync_failures: Counter = "tandem_replica_sync_failures_total"; "Copies that Litestream did not make in time, with DURABILITY=replicated."
     store_up: Gauge = "tandem_store_up"; "1 while the store answers."

@@ -252,6 +252,16 @@ async fn a_copy_that_cannot_be_made_is_answered_in_time() {
 }
 
 #[tokio::test]
+async fn a_copy_that_never_was_grows_old_and_is_warned_of_once() {
+    let node = Node::start(&settings(&Copy::in_a_folder(), "local")).await;
+    let missing = |log: &str| log.lines().filter(|line| line.contains("Litestream tells of no copy")).count();
+    node.log_line(|line| (missing(line) == 1).then_some(())).await;
+    let grown = async { while node.metric("tandem_replica_age_seconds").await < 8.5 {} };
+    within_secs(20, grown).await;
+    assert_eq!(missing(&node.log()), 1, "{}", node.log());
+}
+
+#[tokio::test]
 async fn the_copys_age_is_a_metric() {
     let copy = Copy::in_a_folder();
     let machine = tempfile::tempdir().unwrap();
