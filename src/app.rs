@@ -90,6 +90,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     metrics.connections_limit.set(config.limits.connections as f64);
     let boot = BootId::fresh();
     let mut warnings = warnings(&config);
+    warnings.extend(net::files::allow_for(config.limits.connections));
     let secret = secret(&config, &mut warnings)?;
     let store = open_store(&config).await?;
     let (committed, committed_rx) = mpsc::channel(COMMITTED_BATCHES);

@@ -6,6 +6,7 @@
 //! cap on connections, and a [`Guarded`] stream below hyper.
 
 mod body;
+pub mod files;
 pub mod link;
 pub mod network;
 pub mod tls;

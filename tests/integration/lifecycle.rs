@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::support::{Device, Env, Node, Rest, eventually, run_to_exit, within, within_secs};
+use crate::support::{
+    Device, Env, Node, Process, RawTcp, Rest, eventually, listening_address, run_to_exit, within, within_secs,
+};
 
 #[tokio::test]
 async fn every_mistake_in_the_configuration_is_told_at_once_by_name_and_never_by_value() {
@@ -87,6 +89,39 @@ async fn check_config_reports_mistakes_and_starts_nothing() {
     let bad = run_to_exit(&Env::new().set("PORT", "canary").arg("check-config")).await;
     assert_eq!(bad.code, Some(2), "{}", bad.output);
     assert!(bad.output.contains("PORT") && !bad.output.contains("canary"), "{}", bad.output);
+}
+
+/// The program under limits of open files: what it starts with, and how far it may go itself.
+fn limited(folder: &std::path::Path, soft: u32, hard: u32) -> Process {
+    let env = Env::new().set("DATABASE_URL", format!("sqlite://{}", folder.join("tandem.db").display()));
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec {}", env.program())]);
+    command.envs(env.vars()).current_dir(folder);
+    Process::spawn("tandem", &mut command)
+}
+
+#[tokio::test]
+async fn a_node_that_starts_with_a_low_limit_of_open_files_raises_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = limited(folder.path(), 64, 4_096);
+    let address = within(node.line(listening_address)).await.unwrap_or_else(|error| panic!("{error}"));
+
+    let mut open = Vec::new();
+    for _ in 0..200 {
+        let mut tcp = RawTcp::open_at(&address).await;
+        tcp.write(b"GET /api/health/live HTTP/1.1\r\nHost: tandem\r\n\r\n").await.unwrap();
+        let answer = tcp.read_until("\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{} are open: {answer}", open.len());
+        open.push(tcp);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_open_files_for_all_its_connections_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = limited(folder.path(), 256, 256);
+    let told = node.line(|line| (line.contains("LIMIT_CONNECTIONS") && line.contains("256")).then_some(()));
+    within(told).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[tokio::test]

@@ -11,7 +11,11 @@ pub struct RawTcp {
 
 impl RawTcp {
     pub async fn open(node: &Node) -> Self {
-        let stream = within(TcpStream::connect(node.address())).await.expect("the server listens");
+        Self::open_at(node.address()).await
+    }
+
+    pub async fn open_at(address: &str) -> Self {
+        let stream = within(TcpStream::connect(address)).await.expect("the server listens");
         Self { stream }
     }
 
