@@ -53,7 +53,12 @@ async fn run(config: tandem::config::Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let banner = cli::Banner::of(&config);
-    let running = app::start(config).await?;
+    let running = tokio::select! {
+        running = app::start(config) => running?,
+        // Nobody was served yet, so there is nothing to drain.
+        _ = terminate.recv() => return stopped_while_starting(),
+        _ = interrupt.recv() => return stopped_while_starting(),
+    };
     banner.show(&running);
 
     tokio::select! {
@@ -66,5 +71,10 @@ async fn run(config: tandem::config::Config) -> anyhow::Result<()> {
         _ = terminate.recv() => tracing::warn!("stopped at once"),
         _ = interrupt.recv() => tracing::warn!("stopped at once"),
     }
+    Ok(())
+}
+
+fn stopped_while_starting() -> anyhow::Result<()> {
+    tracing::info!("stopped while starting");
     Ok(())
 }

@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{
-    Device, Env, Node, Process, RawTcp, Rest, eventually, listening_address, run_to_exit, within, within_secs,
+    Device, Env, Node, Process, RawTcp, Rest, eventually, free_port, listening_address, run_to_exit, within,
+    within_secs,
 };
 
 #[tokio::test]
@@ -122,6 +124,26 @@ async fn a_node_that_may_not_open_files_for_all_its_connections_says_so() {
     let node = limited(folder.path(), 256, 256);
     let told = node.line(|line| (line.contains("LIMIT_CONNECTIONS") && line.contains("256")).then_some(()));
     within(told).await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test]
+async fn a_node_that_waits_for_its_database_stops_when_it_is_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = format!("postgres://tandem@127.0.0.1:{}/tandem", free_port());
+    let mut node =
+        Process::spawn("tandem", &mut Env::new().set("DATABASE_URL", nowhere).command(folder.path()));
+    eventually("it minds signals", || async {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", node.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+        let caught = u64::from_str_radix(caught, 16).unwrap();
+        (caught & 1 << (Signal::TERM.as_raw() - 1) != 0).then_some(())
+    })
+    .await;
+
+    node.signal(Signal::TERM);
+
+    let exit = within_secs(5, node.exit()).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.output);
 }
 
 #[tokio::test]
