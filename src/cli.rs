@@ -63,7 +63,10 @@ fn command() -> Command {
         .args(flags)
         .subcommand(Command::new("serve").about("Run a node (the default)"))
         .subcommand(Command::new("check-config").about("Report every mistake in the configuration"))
-        .subcommand(Command::new("gen-config").about("Print a .env file with every setting and its default"))
+        .subcommand(
+            Command::new("gen-config")
+                .about("Print a .env file with every setting and its default, all of them commented out"),
+        )
         .subcommands(admin::commands())
         .subcommands(database::commands())
         .subcommand(smoke::command())
@@ -132,11 +135,7 @@ fn say(text: &str) -> std::io::Result<ExitCode> {
 }
 
 fn gen_config() -> std::io::Result<ExitCode> {
-    let lines = SETTINGS.iter().map(|setting| {
-        let comment = if setting.default.is_empty() { "# " } else { "" };
-        format!("# {}\n{comment}{}={}\n\n", setting.help, setting.name, setting.default)
-    });
-    say(&lines.collect::<String>())
+    say(include_str!("../.env.example"))
 }
 
 /// A plain HTTP/1.1 request, so that images need no curl.

@@ -1,7 +1,7 @@
 //! The table of every setting: its name, its default and what it means.
 //!
-//! One row serves the flag, the environment variable, `.env`, `gen-config` and
-//! `docs/CONFIGURATION.md`; a test compares the document with this table.
+//! One row serves the flag, the environment variable and `.env`; a test compares
+//! `docs/CONFIGURATION.md` and `.env.example`, which `gen-config` prints, with this table.
 
 /// One setting.
 pub struct Setting {

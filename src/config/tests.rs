@@ -158,3 +158,13 @@ fn the_documents_list_every_setting_and_no_other() {
         assert_eq!(listed, known, "{document}");
     }
 }
+
+#[test]
+fn the_example_shows_every_default_and_sets_nothing() {
+    let example = include_str!("../../.env.example");
+    for setting in SETTINGS {
+        let line = format!("#{}={}", setting.name, setting.default);
+        assert!(example.lines().any(|shown| shown == line), "{line}");
+    }
+    assert_eq!(parse_env_file(example).unwrap().len(), 0);
+}

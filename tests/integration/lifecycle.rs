@@ -93,6 +93,16 @@ async fn check_config_reports_mistakes_and_starts_nothing() {
     assert!(bad.output.contains("PORT") && !bad.output.contains("canary"), "{}", bad.output);
 }
 
+#[tokio::test]
+async fn gen_config_prints_the_example_which_fixes_no_setting() {
+    let printed = run_to_exit(&Env::new().arg("gen-config")).await;
+    assert_eq!(printed.code, Some(0), "{}", printed.output);
+    assert_eq!(printed.output.trim_end(), include_str!("../../.env.example").trim_end());
+    let fixed: Vec<_> =
+        printed.output.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+    assert!(fixed.is_empty(), "a copy as .env would hold these: {fixed:?}");
+}
+
 /// The program under limits of open files: what it starts with, and how far it may go itself.
 fn limited(folder: &std::path::Path, soft: u32, hard: u32) -> Process {
     let env = Env::new().set("DATABASE_URL", format!("sqlite://{}", folder.join("tandem.db").display()));
