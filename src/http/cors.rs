@@ -5,7 +5,7 @@
 //! and Socket.IO alike, but never keeps out the server's own pages.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// Whether the page that sent a request is welcome: one of no origin on the list
 /// still is when it came from this server itself, as the console does. A request
@@ -50,7 +50,8 @@ pub fn layer(allowed: &[String]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers(Any)
+        // A star would leave out Authorization.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([header::ETAG, header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
         .max_age(std::time::Duration::from_secs(3_600))
 }

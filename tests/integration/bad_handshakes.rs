@@ -95,6 +95,23 @@ async fn a_foreign_origin_is_refused_where_origins_are_listed() {
     }
 }
 
+/// A star would not cover Authorization (Fetch standard, "CORS-preflight fetch").
+#[tokio::test]
+async fn a_page_may_send_the_headers_that_its_preflight_asks_for() {
+    for origins in ["", "https://app.example"] {
+        let node = Node::start(&Env::new().set("ALLOWED_ORIGINS", origins)).await;
+        for path in ["/api/session/k", "/socket.io/?EIO=4&transport=polling"] {
+            let preflight = node.rest().request(reqwest::Method::OPTIONS, path);
+            let preflight = preflight.header("origin", "https://app.example");
+            let preflight = preflight.header("access-control-request-method", "PUT");
+            let asked = "authorization,content-type,if-match";
+            let reply = Rest::send(preflight.header("access-control-request-headers", asked)).await;
+            assert_eq!(reply.status, 200, "{path}");
+            assert_eq!(reply.header("access-control-allow-headers"), Some(asked), "{path}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_servers_own_origin_is_welcome_whatever_is_listed() {
     let node = Node::start(&Env::new().set("ALLOWED_ORIGINS", "https://app.example")).await;
