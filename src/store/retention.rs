@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Retention {
     /// Versions of a key.
     pub versions_per_key: u32,
-    /// Age of a superseded version.
+    /// Time since a version was superseded.
     pub history: Duration,
     /// Age under which a version is kept whatever its number.
     pub spared: Duration,

@@ -9,7 +9,7 @@ use super::bed::{Bed, commit, delete, key, write, written};
 
 on_every_store!(
     the_last_20_versions_stay_and_young_ones_beyond_them,
-    superseded_versions_go_after_seven_days_and_current_ones_stay,
+    versions_go_seven_days_after_they_were_superseded_and_current_ones_stay,
     an_old_tombstone_goes_and_leaves_its_floor,
     a_user_keeps_a_thousand_tombstones,
     a_revived_key_is_no_tombstone,
@@ -67,7 +67,7 @@ async fn the_last_20_versions_stay_and_young_ones_beyond_them(bed: &Bed) {
     assert_eq!(versions(bed, user, "b").await, (12..=31).collect::<Vec<_>>());
 }
 
-async fn superseded_versions_go_after_seven_days_and_current_ones_stay(bed: &Bed) {
+async fn versions_go_seven_days_after_they_were_superseded_and_current_ones_stay(bed: &Bed) {
     let user = bed.user().await;
     written(&*bed.store, at(0, write(user, "a", "1"))).await;
     written(&*bed.store, at(DAY, write(user, "a", "2"))).await;
@@ -76,13 +76,17 @@ async fn superseded_versions_go_after_seven_days_and_current_ones_stay(bed: &Bed
     prune(bed, 6 * DAY).await;
     assert_eq!(versions(bed, user, "a").await, [1, 2]);
     prune(bed, 7 * DAY + MINUTE).await;
+    assert_eq!(versions(bed, user, "a").await, [1, 2], "it was superseded six days ago");
+    prune(bed, 8 * DAY + MINUTE).await;
     assert_eq!(versions(bed, user, "a").await, [2]);
     prune(bed, 20 * DAY).await;
     assert_eq!(versions(bed, user, "a").await, [2], "it is current, so the next merge needs it");
     assert_eq!(versions(bed, user, "b").await, [1]);
-    // What was current for long goes when something newer has settled.
+    // What was current for long can be brought back as long as anything else.
     written(&*bed.store, at(20 * DAY, write(user, "a", "3"))).await;
     prune(bed, 20 * DAY + 11 * MINUTE).await;
+    assert_eq!(versions(bed, user, "a").await, [2, 3]);
+    prune(bed, 27 * DAY).await;
     assert_eq!(versions(bed, user, "a").await, [3]);
 }
 

@@ -4,8 +4,8 @@
 //!
 //! Nothing scans. Changes are walked along their age twice, with a mark in
 //! `meta` for how far: once as they leave the time in which every version is
-//! kept, when they push out the versions that they leave behind, and once as
-//! they leave the history, when they go unless they are current. What a clock
+//! kept, when they push out the versions that are too many, and once as they
+//! leave the history, when they push out all that they superseded. What a clock
 //! that ran late put behind a mark goes with its key's next change.
 
 use std::time::Duration;
@@ -206,7 +206,7 @@ async fn settled(connection: &mut PgConnection, limits: &Limits) -> Result<u64, 
                     WHERE at > $1 AND at <= $2 GROUP BY user_id, session_key) AS new
              JOIN sessions AS s ON s.id = new.user_id::text || ':' || new.session_key
              WHERE old.user_id = new.user_id AND old.session_key = new.session_key AND old.version < new.version
-                 AND old.at <= $3 AND (old.version + $4 <= s.version OR old.at < $5)
+                 AND old.at <= $3 AND old.version + $4 <= s.version
              RETURNING old.user_id, coalesce(octet_length(old.data), 0) AS bytes
          ), counted AS (
              UPDATE users SET kept_bytes = greatest(0, kept_bytes - freed.bytes)
@@ -219,7 +219,6 @@ async fn settled(connection: &mut PgConnection, limits: &Limits) -> Result<u64, 
     .bind(window.up_to)
     .bind(limits.spared)
     .bind(limits.versions)
-    .bind(limits.history)
     .fetch_one(&mut *connection)
     .await?;
     move_mark(connection, MARK, window.up_to).await?;
@@ -229,13 +228,15 @@ async fn settled(connection: &mut PgConnection, limits: &Limits) -> Result<u64, 
 async fn aged(connection: &mut PgConnection, limits: &Limits) -> Result<u64, sqlx::Error> {
     const MARK: &str = "prune.aged";
     let Some(window) = window(connection, MARK, CHANGES_BY_AGE, limits.history).await? else { return Ok(0) };
-    // The current version of a key stays: it is the base of the next merge.
+    // What these superseded has been history since they came. Themselves they stay for as long as they are
+    // current, and as long again.
     let deleted = sqlx::query(
         "WITH gone AS (
-             DELETE FROM changes AS c USING sessions AS s
-             WHERE c.at > $1 AND c.at <= $2 AND s.id = c.user_id::text || ':' || c.session_key
-                 AND c.version < s.version
-             RETURNING c.user_id, coalesce(octet_length(c.data), 0) AS bytes
+             DELETE FROM changes AS old
+             USING (SELECT user_id, session_key, max(version) AS version FROM changes
+                    WHERE at > $1 AND at <= $2 GROUP BY user_id, session_key) AS new
+             WHERE old.user_id = new.user_id AND old.session_key = new.session_key AND old.version < new.version
+             RETURNING old.user_id, coalesce(octet_length(old.data), 0) AS bytes
          ), counted AS (
              UPDATE users SET kept_bytes = greatest(0, kept_bytes - freed.bytes)
              FROM (SELECT user_id, sum(bytes)::bigint AS bytes FROM gone GROUP BY user_id) AS freed

@@ -3,8 +3,8 @@
 //!
 //! Nothing scans. Changes are walked in the order of their commits, with marks
 //! in `meta` for how far: as they leave the time in which every version is kept,
-//! when they push out the versions before them; as they leave the history, when
-//! they go unless they are current; and at once, to look at the users who made
+//! when they push out the versions before them that are too many; as they leave
+//! the history, when they push out all that they superseded; and at once, to look at the users who made
 //! them for too much history or too many tombstones. What a clock that ran ahead
 //! dated past now is passed over; it goes with its key's next change.
 
@@ -157,7 +157,7 @@ impl Go<'_> {
     }
 
     /// Changes that have left the time in which every version is kept push out
-    /// those of their key that are too many or too old.
+    /// those of their key that are too many.
     async fn settled(&self, connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
         const MARK: &str = "prune.settled";
         let spared = self.before(self.retention.spared);
@@ -169,30 +169,32 @@ impl Go<'_> {
              CROSS JOIN sessions AS s ON s.id = new.user_id || ':' || new.session_key
              CROSS JOIN changes AS old ON old.user_id = new.user_id AND old.session_key = new.session_key
                  AND old.version < new.version
-             WHERE old.at <= ?3 AND (old.version + ?4 <= s.version OR old.at < ?5) LIMIT ?6",
+             WHERE old.at <= ?3 AND old.version + ?4 <= s.version LIMIT ?5",
         )
         .bind(window.after)
         .bind(window.up_to)
         .bind(spared)
         .bind(i64::from(self.retention.versions_per_key))
-        .bind(self.before(self.retention.history))
         .bind(rows_at_a_go())
         .fetch_all(&mut *connection)
         .await?;
         self.condemn(connection, MARK, &window, &rows).await
     }
 
-    /// Changes that have left the history go, unless they are current: those are
-    /// the bases of the next merges.
+    /// Changes that have been there for as long as history is kept push out what
+    /// they superseded, whose time has run since then. Themselves they stay for as
+    /// long as they are current, and as long again.
     async fn aged(&self, connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
         const MARK: &str = "prune.aged";
         let limit = self.before(self.retention.history);
         let Some(window) = self.window(connection, MARK, Some(limit)).await? else { return Ok(0) };
         let rows = sqlx::query(
-            "SELECT id, user_id, octet_length(data) AS bytes FROM changes
-             WHERE id > ? AND id <= ? AND at <= ? AND version <
-                 (SELECT s.version FROM sessions AS s WHERE s.id = changes.user_id || ':' || changes.session_key)
-             ORDER BY id LIMIT ?",
+            "SELECT old.id, old.user_id, octet_length(old.data) AS bytes
+             FROM (SELECT user_id, session_key, max(version) AS version FROM changes
+                   WHERE id > ? AND id <= ? AND at <= ? GROUP BY user_id, session_key) AS new
+             CROSS JOIN changes AS old ON old.user_id = new.user_id AND old.session_key = new.session_key
+                 AND old.version < new.version
+             LIMIT ?",
         )
         .bind(window.after)
         .bind(window.up_to)
