@@ -340,20 +340,20 @@ fn email_taken() -> Failure {
     Failure::new(Code::EmailTaken, "This e-mail address has an account.")
 }
 
-/// The address in the form it is kept in: trimmed and in lower case.
-/// An e-mail address as accounts are found by it.
+/// An e-mail address as it is kept and found: trimmed and in lower case.
 ///
 /// # Errors
 /// `invalid_email`.
 pub fn normal_email(email: &str) -> Outcome<String> {
     let invalid =
         || Failure::new(Code::InvalidEmail, "This is not an e-mail address.").with("field", "email");
-    let email = email.trim();
+    // Letters may be longer in lower case, and a login is looked up by that.
+    let email = email.trim().to_lowercase();
     let (local, domain) = email.rsplit_once('@').ok_or_else(invalid)?;
     let plain = !email.chars().any(|c| c.is_control() || c.is_whitespace() || "<>,;\"\\".contains(c));
     let sized = email.len() <= EMAIL_BYTES_MAX && (1..=64).contains(&local.len()) && !domain.is_empty();
     let dotted = !domain.starts_with('.') && !domain.ends_with('.') && !domain.contains("..");
-    if plain && sized && dotted && !local.contains('@') { Ok(email.to_lowercase()) } else { Err(invalid()) }
+    if plain && sized && dotted && !local.contains('@') { Ok(email) } else { Err(invalid()) }
 }
 
 fn login_ended() -> Failure {
