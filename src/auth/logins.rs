@@ -110,7 +110,7 @@ impl AuthService {
             user: account.user,
             new_hash,
             old_hash: Some(account.password_hash),
-            end: Which::AllBut(identity.login),
+            end: Some(Which::AllBut(identity.login)),
             at,
         };
         let changed = self.revoke(account.user, Command::ChangePassword(change), at).await?;

@@ -19,7 +19,9 @@ use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::Hub;
 use crate::model::{Clock, LoginId, Timestamp, UserId};
-use crate::store::{Account, AdmitUser, Bearer, Command, NewAccount, NewLogin, Store, Writer};
+use crate::store::{
+    Account, AdmitUser, Bearer, ChangePassword, Command, NewAccount, NewLogin, Store, Writer,
+};
 use crate::telemetry::metrics::Metrics;
 use external::ExternalTokens;
 use password::Hasher;
@@ -201,11 +203,26 @@ impl AuthService {
         let Some(account) = account.filter(|_| matches) else {
             return Err(self.invalid_credentials());
         };
+        if self.hasher.is_outdated(&account.password_hash) {
+            self.hash_anew(&account, password).await;
+        }
         let (login, refresh_token) = self.new_login(account.user, Clock::now());
         let session = self.session(&account, &login, refresh_token);
         self.writer.open_login(login).await?;
         self.metrics.logins_ok.increment(1);
         Ok(session)
+    }
+
+    /// Keeps a hash of the configured cost in the place of a cheaper one, unless
+    /// the password has changed meanwhile. No login waits for it to succeed: the
+    /// next one tries again.
+    async fn hash_anew(&self, account: &Account, password: &str) {
+        let Ok(new_hash) = self.hasher.hash(password).await else { return };
+        let old_hash = Some(account.password_hash.clone());
+        let change = ChangePassword { user: account.user, old_hash, new_hash, end: None, at: Clock::now() };
+        if let Err(error) = self.writer.submit(Command::ChangePassword(change)).await {
+            tracing::debug!(%error, "a password was not hashed anew");
+        }
     }
 
     /// Counts one try of a password of `email`.

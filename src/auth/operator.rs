@@ -79,7 +79,7 @@ impl Operator {
             user: account.user,
             old_hash: None,
             new_hash: self.hasher.hash(password).await?,
-            end: Which::All,
+            end: Some(Which::All),
             at: Clock::now(),
         };
         self.commit(Command::ChangePassword(change)).await.map(drop)

@@ -4,8 +4,11 @@
 //! a time as there are cores to spare, and a login storm waits in line instead
 //! of slowing relayed events down.
 
+use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use bcrypt::HashParts;
 use tokio::sync::Semaphore;
 
 use crate::failure::{Code, Failure, Outcome};
@@ -18,6 +21,9 @@ const CHARS_MIN: usize = 8;
 
 /// Hashes that may wait; beyond it the answer is "try again".
 const WAITING_MAX: usize = 256;
+
+/// The least cost that bcrypt has.
+const COST_MIN: u32 = 4;
 
 /// Whether `password` may guard the account of `email`.
 ///
@@ -81,7 +87,8 @@ impl Hasher {
     }
 
     /// Whether `password` matches `hash`; without a hash it takes as long and
-    /// never does.
+    /// never does. A hash that is cheaper than configured takes as long as others
+    /// where the password is wrong.
     ///
     /// # Errors
     /// `rate_limited` when too many wait.
@@ -92,8 +99,20 @@ impl Hasher {
             Some(hash) => (hash, true),
             None => (self.decoy.to_string(), false),
         };
-        let matches = self.run(move || bcrypt::verify(password, &hash).unwrap_or(false)).await?;
-        Ok(matches && real)
+        let missing = missing_costs(cost_of(&hash), self.cost);
+        let check = move || {
+            let matches = bcrypt::verify(&password, &hash).unwrap_or(false);
+            if !matches {
+                missing.for_each(|cost| drop(bcrypt::hash_with_salt(&password, cost, [0; 16])));
+            }
+            matches
+        };
+        Ok(self.run(check).await? && real)
+    }
+
+    /// Whether a hash costs less than is configured now.
+    pub fn is_outdated(&self, hash: &str) -> bool {
+        cost_of(hash) < self.cost
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Outcome<T> {
@@ -104,6 +123,17 @@ impl Hasher {
             Failure::internal()
         })
     }
+}
+
+/// Nothing's where it is no bcrypt hash.
+fn cost_of(hash: &str) -> u32 {
+    HashParts::from_str(hash).map_or(0, |parts| parts.get_cost())
+}
+
+/// The costs of the hashes that take, together with one of cost `done`, as long
+/// as one of cost `wanted`: each step of cost doubles the work.
+fn missing_costs(done: u32, wanted: u32) -> Range<u32> {
+    done.max(COST_MIN)..wanted
 }
 
 #[cfg(test)]
@@ -121,6 +151,23 @@ mod tests {
         assert_eq!(code(&"x".repeat(73)), Some(Code::PasswordTooLong));
         assert_eq!(code("with\0nul-in-it"), Some(Code::WeakPassword));
         assert_eq!(code("Ann@Example.com"), Some(Code::WeakPassword));
+    }
+
+    #[test]
+    fn a_cheaper_hash_and_those_that_follow_it_are_as_much_work_as_one_of_the_configured_cost() {
+        let work = |costs: &mut dyn Iterator<Item = u32>| costs.map(|cost| 1_u64 << cost).sum::<u64>();
+        for (stored, configured) in [(4, 12), (10, 12), (11, 12), (12, 12), (4, 15), (4, 4)] {
+            let all = work(&mut [stored].into_iter().chain(missing_costs(stored, configured)));
+            assert_eq!(all, 1 << configured, "{stored} {configured}");
+        }
+        assert!(missing_costs(13, 12).is_empty(), "what costs more stays as it is");
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_a_lower_cost_is_outdated() {
+        let hash = Hasher::new(5, 1).unwrap().hash("correct horse").await.unwrap();
+        let outdated = |cost| Hasher::new(cost, 1).unwrap().is_outdated(&hash);
+        assert_eq!([4, 5, 6].map(outdated), [false, false, true]);
     }
 
     #[tokio::test]

@@ -144,7 +144,7 @@ pub enum Which {
     AllBut(Option<LoginId>),
 }
 
-/// Replaces a password and ends logins.
+/// Replaces a password, or its hash, and ends logins.
 #[derive(Clone, Debug)]
 pub struct ChangePassword {
     /// Whose.
@@ -153,8 +153,8 @@ pub struct ChangePassword {
     pub old_hash: Option<String>,
     /// The new one.
     pub new_hash: String,
-    /// The logins that end with it.
-    pub end: Which,
+    /// The logins that end with it; none where the password stays the same.
+    pub end: Option<Which>,
     /// When.
     pub at: Timestamp,
 }

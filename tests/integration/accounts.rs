@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::answers::{is_id, is_time};
-use crate::support::{Canary, Env, Node};
+use crate::support::{Canary, Device, Env, Node, connection};
 
 #[tokio::test]
 async fn registering_gives_a_token_that_works_at_once() {
@@ -76,9 +76,11 @@ async fn a_wrong_password_and_an_unknown_address_get_one_answer() {
 
 #[tokio::test]
 async fn an_unknown_address_takes_as_long_as_a_wrong_password() {
-    // A cost at which a hash takes some 15 ms: far above the rest of a request.
-    let node = Node::start(&Env::new().set("BCRYPT_COST", 8)).await;
-    let ann = node.register("ann").await;
+    let folder = tempfile::tempdir().unwrap();
+    // Her hash is from a time when they were cheap.
+    let ann = Node::start_in(folder.path(), &Env::new().set("BCRYPT_COST", 4)).await.register("ann").await;
+    // A cost at which a hash takes some 60 ms: far above the rest of a request.
+    let node = Node::start_in(folder.path(), &Env::new().set("BCRYPT_COST", 10)).await;
     let median_ms = async |email: &str| {
         let mut times = Vec::new();
         for _ in 0..9 {
@@ -95,6 +97,52 @@ async fn an_unknown_address_takes_as_long_as_a_wrong_password() {
 
     let ratio = unknown / wrong;
     assert!((0.5..2.0).contains(&ratio), "unknown {unknown:.1} ms, wrong {wrong:.1} ms");
+}
+
+#[tokio::test]
+async fn a_login_brings_a_cheap_hash_to_the_configured_cost_and_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = |cost: u32| {
+        let database = format!("sqlite://{}", folder.path().join("tandem.db").display());
+        Env::new().set("DATABASE_URL", database).set("BCRYPT_COST", cost)
+    };
+    let costs = async || {
+        let mut database = connection(folder.path()).await;
+        let hashes: Vec<String> =
+            sqlx::query_scalar("SELECT password_hash FROM users").fetch_all(&mut database).await.unwrap();
+        hashes.iter().map(|hash| hash[4..6].to_owned()).collect::<Vec<_>>()
+    };
+    let ann = Node::start_in(folder.path(), &env(4)).await.register("ann").await;
+    let node = Node::start_in(folder.path(), &env(5)).await;
+    let phone = Device::named(&node, &ann, "Phone").await;
+    let wrong = json!({"email": ann.email, "password": "not her password"});
+    node.rest().post("/api/auth/login", &wrong).await.expect(401);
+    assert_eq!(costs().await, ["04"]);
+
+    ann.log_in(&node).await;
+
+    assert_eq!(costs().await, ["05"]);
+    ann.log_in(&node).await;
+    node.rest_of(&ann).get("/api/session").await.expect(200);
+    assert_eq!(phone.inspect().await["connected"], true);
+    // A hash that costs more than is asked for now stays.
+    let cheap = Node::start_in(folder.path(), &env(4)).await;
+    ann.log_in(&cheap).await;
+    assert_eq!(costs().await, ["05"]);
+}
+
+#[tokio::test]
+async fn an_address_is_as_long_as_it_is_kept() {
+    let node = Node::start(&Env::new()).await;
+    // In lower case it has one byte more for each of these letters.
+    let email = |letters: usize| format!("ann@{}.{}.test", "\u{130}".repeat(letters), "d".repeat(200));
+    for (letters, status) in [(10, 201), (20, 400)] {
+        let credentials = json!({"email": email(letters), "password": "a long password"});
+        let registered = node.rest().post("/api/auth/register", &credentials).await;
+        assert_eq!(registered.status, status, "{letters}: {}", registered.text);
+        let login = node.rest().post("/api/auth/login", &credentials).await;
+        assert_eq!(login.status == 200, status == 201, "{letters}: {}", login.text);
+    }
 }
 
 #[tokio::test]

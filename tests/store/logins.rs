@@ -123,7 +123,7 @@ async fn a_password_changes_only_from_what_it_was(bed: &Bed) {
             user,
             old_hash: old.map(str::to_owned),
             new_hash: "new".into(),
-            end: Which::All,
+            end: Some(Which::All),
             at: Timestamp(50),
         })
     };

@@ -148,7 +148,10 @@ pub async fn change_password(
     if changed.rows_affected() == 0 {
         return Ok(None);
     }
-    end(connection, change.user, change.end, change.at).await.map(Some)
+    match change.end {
+        Some(which) => end(connection, change.user, which, change.at).await.map(Some),
+        None => Ok(Some(Vec::new())),
+    }
 }
 
 /// Removes a user; every table that names them follows.

@@ -258,7 +258,7 @@ async fn a_password_changes_only_from_what_it_was() {
             user,
             old_hash: old.map(str::to_owned),
             new_hash: new.into(),
-            end: Which::AllBut(Some(login)),
+            end: Some(Which::AllBut(Some(login))),
             at: START,
         })
     };
