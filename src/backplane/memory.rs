@@ -173,7 +173,7 @@ impl Backplane for MemoryNode {
         let mut table = self.bus.table();
         let devices = table.online.entry(user).or_default();
         if let Some(there) = devices.get(&device)
-            && there.outranks(&row)
+            && there.outranks(&row, false)
         {
             return Ok(Placed::Fenced { by: there.clone() });
         }

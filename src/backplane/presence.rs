@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ConnectionId, DeviceId};
+use crate::model::{ConnectionId, DeviceId, Epoch};
 
 /// A node in one of its lives: `<node id>.<boot>`. A node that was taken for dead takes a new one.
 pub type NodeLife = Arc<str>;
@@ -25,29 +25,45 @@ pub struct Row {
     /// The store's connection fence of the device: of two rows the higher one stands.
     #[serde(rename = "f")]
     pub fence: u64,
+    /// The epoch that the fence counts in. Older nodes name none.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
 }
 
 /// What a device's node says about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Online {
     pub connection: ConnectionId,
     pub since_ms: i64,
     pub fence: u64,
+    pub epoch: Epoch,
 }
 
 /// The reason that a claimer gives for a device of a dead node.
 pub const NODE_LOST: &str = "node_lost";
 
 impl Online {
-    pub(super) fn on(self, node: &NodeLife) -> Row {
-        Row { node: node.clone(), connection: self.connection, since_ms: self.since_ms, fence: self.fence }
+    pub(super) fn on(&self, node: &NodeLife) -> Row {
+        Row {
+            node: node.clone(),
+            connection: self.connection,
+            since_ms: self.since_ms,
+            fence: self.fence,
+            epoch: Some(self.epoch.clone()),
+        }
     }
 }
 
 impl Row {
-    /// Whether this row stays where `other` wants to stand.
-    pub(super) fn outranks(&self, other: &Row) -> bool {
-        self.connection != other.connection && self.fence > other.fence
+    /// Whether this row stays where `other` wants to stand, or `restores` that it
+    /// did: then one with the same fence that came meanwhile stays, too. A fence of
+    /// another epoch says nothing: after a database was put back, rows of before
+    /// are higher than what comes.
+    pub(super) fn outranks(&self, other: &Row, restores: bool) -> bool {
+        let is_of_another_epoch = self.epoch.is_some() && self.epoch != other.epoch;
+        self.connection != other.connection
+            && !is_of_another_epoch
+            && (self.fence > other.fence || (restores && self.fence == other.fence))
     }
 }
 

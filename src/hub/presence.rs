@@ -64,8 +64,12 @@ impl Hub {
         }
         let hub = self.clone();
         self.0.tasks.spawn(async move {
-            let online =
-                Online { connection: arrival.connection, since_ms: arrival.at.0, fence: arrival.fence };
+            let online = Online {
+                connection: arrival.connection,
+                since_ms: arrival.at.0,
+                fence: arrival.fence,
+                epoch: hub.0.store.epoch(),
+            };
             let placed = hub.0.backplane.presence_set(arrival.user, arrival.device, online).await;
             if placed.is_ok()
                 && let Some(room) = hub.room(arrival.user)

@@ -58,7 +58,7 @@ async fn ten_kills(world: World) {
     let mut held = HashMap::new();
     for user in &users {
         let (device, online) = (DeviceId::fresh(), online(1));
-        a.backplane.presence_set(*user, device, online).await.unwrap();
+        a.backplane.presence_set(*user, device, online.clone()).await.unwrap();
         held.insert(*user, (device, online.connection));
     }
 
@@ -303,7 +303,7 @@ async fn a_node_that_was_taken_for_dead_comes_back_under_a_new_name() {
     let mut b = Node::join(&redis.url(), settings("b", quick(), InboundLimits::default())).await;
     let (ann, phone, held) = (user(), DeviceId::fresh(), online(1));
     b.backplane.subscribe(ann).await.unwrap();
-    asleep.backplane.presence_set(ann, phone, held).await.unwrap();
+    asleep.backplane.presence_set(ann, phone, held.clone()).await.unwrap();
     let before = asleep.backplane.node();
 
     proxy.silence();
@@ -453,4 +453,24 @@ async fn a_node_that_stops_sends_what_waits_and_ends_its_tasks() {
     let stopping = Instant::now();
     within(b.tasks.wait()).await;
     assert!(stopping.elapsed() < Duration::from_secs(3), "also when Redis hangs: {:?}", stopping.elapsed());
+}
+
+#[tokio::test]
+async fn a_row_of_a_life_without_a_heartbeat_keeps_nobody_out() {
+    let world = World::redis().await;
+    let World::Redis(redis) = &world else { unreachable!() };
+    let a = world.node("a").await;
+    let (ann, phone, theirs) = (user(), DeviceId::fresh(), online(9));
+    // Of a node that nobody lists any more, so nobody will claim it.
+    let row = format!(r#"{{"n":"dead.1","c":"{}","s":1,"f":9,"e":"epoch"}}"#, theirs.connection);
+    redis.cli(&["hset", &format!("tandem:presence:{{{ann}}}"), &phone.to_string(), &row]);
+
+    let ours = online(1);
+    until(|| async {
+        let placed = a.backplane.presence_set(ann, phone, ours.clone()).await.unwrap();
+        matches!(placed, Placed::Stands { .. })
+    })
+    .await;
+
+    assert_eq!(a.backplane.presence_of(ann).await.rows[0].1.connection, ours.connection);
 }

@@ -28,6 +28,7 @@ in_every_world!(
     a_hub_that_reads_nothing_is_told_what_it_missed,
     a_late_remove_of_an_old_connection_changes_nothing,
     an_older_connection_does_not_displace_a_newer_one,
+    a_fence_of_another_epoch_keeps_nobody_out,
     a_dead_nodes_devices_are_announced_once_by_one_other,
     a_node_that_leaves_is_not_claimed,
     a_throttle_is_shared,
@@ -184,9 +185,9 @@ async fn a_late_remove_of_an_old_connection_changes_nothing(world: World) {
     let (a, b) = (world.node("a").await, world.node("b").await);
     let (ann, phone) = (user(), DeviceId::fresh());
     let (old, new) = (online(1), online(2));
-    a.backplane.presence_set(ann, phone, old).await.unwrap();
+    a.backplane.presence_set(ann, phone, old.clone()).await.unwrap();
 
-    let placed = b.backplane.presence_set(ann, phone, new).await.unwrap();
+    let placed = b.backplane.presence_set(ann, phone, new.clone()).await.unwrap();
 
     let Placed::Stands { replaced: Some(replaced) } = placed else { panic!("{placed:?}") };
     assert_eq!((replaced.connection, replaced.node), (old.connection, a.backplane.node()));
@@ -203,12 +204,27 @@ async fn an_older_connection_does_not_displace_a_newer_one(world: World) {
     let (a, b) = (world.node("a").await, world.node("b").await);
     let (ann, phone) = (user(), DeviceId::fresh());
     let newer = online(8);
-    b.backplane.presence_set(ann, phone, newer).await.unwrap();
+    b.backplane.presence_set(ann, phone, newer.clone()).await.unwrap();
 
     let placed = a.backplane.presence_set(ann, phone, online(7)).await.unwrap();
 
     assert!(matches!(placed, Placed::Fenced { by } if by.connection == newer.connection));
     assert_eq!(a.backplane.presence_of(ann).await.rows[0].1.connection, newer.connection);
+}
+
+async fn a_fence_of_another_epoch_keeps_nobody_out(world: World) {
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    let (ann, phone) = (user(), DeviceId::fresh());
+    let before = online_in("the past that was put away", 8);
+    b.backplane.presence_set(ann, phone, before.clone()).await.unwrap();
+
+    let now = online_in("the present", 3);
+    let placed = a.backplane.presence_set(ann, phone, now.clone()).await.unwrap();
+
+    let Placed::Stands { replaced: Some(replaced) } = placed else { panic!("{placed:?}") };
+    assert_eq!(replaced.connection, before.connection);
+    let older = a.backplane.presence_set(ann, phone, online_in("the present", 2)).await.unwrap();
+    assert!(matches!(older, Placed::Fenced { by } if by.connection == now.connection));
 }
 
 async fn a_dead_nodes_devices_are_announced_once_by_one_other(world: World) {
@@ -219,7 +235,7 @@ async fn a_dead_nodes_devices_are_announced_once_by_one_other(world: World) {
         for node in [&b, &c] {
             node.backplane.subscribe(user).await.unwrap();
         }
-        dead.backplane.presence_set(user, device, online).await.unwrap();
+        dead.backplane.presence_set(user, device, online.clone()).await.unwrap();
         rows.insert(user, (device, online.connection));
     }
     let spared = user();

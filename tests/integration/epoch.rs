@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::cluster::is_not_sent_away;
 use crate::support::{
-    Account, Cluster, Device, Env, Exit, Node, Postgres, eventually, run_to_exit, within_secs,
+    Account, Cluster, Device, Env, Exit, Node, Postgres, RedisServer, eventually, run_to_exit, within_secs,
 };
 
 /// The node's database in `folder`, for a command.
@@ -60,6 +61,33 @@ async fn a_backup_that_is_put_back_begins_a_new_epoch_and_clients_load_everythin
     let caught_up = rest.get(&since).await.expect(200);
     assert_eq!(caught_up["mode"], "full", "a position of the old past is none");
     assert_eq!(device.next("session-updated").await["sessionKey"], "c", "and the device goes on from there");
+}
+
+#[tokio::test]
+async fn after_a_backup_is_put_back_devices_that_return_stay_whatever_redis_holds_of_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let redis = RedisServer::start().await;
+    let mut node = Node::start_in(folder.path(), &Env::new().set("REDIS_URL", redis.url())).await;
+    let ann = node.register("ann").await;
+    let mut phone = Device::named(&node, &ann, "Phone").await;
+    let backup = folder.path().join("backup.db");
+    run(folder.path(), &["backup", backup.to_str().unwrap()]).await;
+    // Each connection raises the device's fence in its row.
+    for _ in 0..4 {
+        phone.break_transport().await;
+        phone.restored_again().await;
+    }
+    phone.update("a", json!("after")).await;
+
+    // Its row stays in Redis.
+    node.kill_9();
+    put_back(&backup, folder.path());
+    let named = Device::options(&node, &ann).auth("deviceId", phone.id());
+    drop(phone);
+    node.restart().await;
+
+    let phone = named.connect().await;
+    is_not_sent_away(&node, &phone).await;
 }
 
 #[tokio::test]

@@ -243,8 +243,7 @@ impl Table for Client {
                 let rows = data.rows.entry(user).or_default();
                 if let Some(old) = rows.get(&device)
                     && is_fenced
-                    && old.connection != row.connection
-                    && (old.fence > row.fence || (restores && old.fence == row.fence))
+                    && old.outranks(&row, restores)
                 {
                     return Stood::Refused(old.clone());
                 }

@@ -217,7 +217,12 @@ pub fn seq_of(envelope: &Envelope) -> u64 {
 }
 
 pub fn online(fence: u64) -> Online {
-    Online { connection: ConnectionId::fresh(), since_ms: 1_700_000_000_000, fence }
+    online_in("epoch", fence)
+}
+
+pub fn online_in(epoch: &str, fence: u64) -> Online {
+    let connection = ConnectionId::fresh();
+    Online { connection, since_ms: 1_700_000_000_000, fence, epoch: Epoch(epoch.into()) }
 }
 
 pub fn read(counter: &AtomicU64) -> u64 {

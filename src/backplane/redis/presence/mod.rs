@@ -103,11 +103,11 @@ impl Presence {
     ) -> Result<Placed, Unavailable> {
         let life = {
             let mut own = self.own();
-            own.rows.entry(user).or_default().insert(device, online);
+            own.rows.entry(user).or_default().insert(device, online.clone());
             own.life.clone()
         };
         // Whatever fails from here on is made up for by the next heartbeat.
-        let written = self.write(&life, user, device, online).await;
+        let written = self.write(&life, user, device, &online).await;
         let placed = written.inspect_err(|_| self.own().unwritten = true)?;
         if let Placed::Fenced { .. } = placed {
             self.own().forget(user, device, online.connection);
@@ -263,8 +263,10 @@ impl Presence {
     async fn restore(&self, life: &NodeLife) -> Result<Vec<(UserId, DeviceId, Row)>, Unavailable> {
         let rows: Vec<(UserId, DeviceId, Online)> = {
             let own = self.own();
-            let rows =
-                own.rows.iter().flat_map(|(user, devices)| devices.iter().map(|(d, o)| (*user, *d, *o)));
+            let rows = own
+                .rows
+                .iter()
+                .flat_map(|(user, devices)| devices.iter().map(|(d, o)| (*user, *d, o.clone())));
             rows.collect()
         };
         let mut written = Vec::new();
@@ -273,7 +275,7 @@ impl Presence {
             self.table.note_users(life, &users).await?;
             let placed = chunk.iter().map(|(user, device, online)| {
                 let row = online.on(life);
-                self.table.place(Placing { user: *user, device: *device, row, restores: true })
+                self.place(Placing { user: *user, device: *device, row, restores: true })
             });
             for ((user, device, online), stood) in chunk.iter().zip(join_all(placed).await) {
                 match stood? {
@@ -301,17 +303,32 @@ impl Presence {
         life: &NodeLife,
         user: UserId,
         device: DeviceId,
-        online: Online,
+        online: &Online,
     ) -> Result<Placed, Unavailable> {
         self.reachable()?;
         self.table.note_users(life, &[user]).await?;
         let placing = Placing { user, device, row: online.on(life), restores: false };
-        Ok(match self.table.place(placing).await? {
+        Ok(match self.place(placing).await? {
             Stood::Refused(by) => Placed::Fenced { by },
             Stood::Placed(before) => {
                 Placed::Stands { replaced: before.filter(|row| row.connection != online.connection) }
             }
         })
+    }
+
+    /// Places a row, also over one that outranks it if the node of that one is dead:
+    /// its row only waits to be removed. Should that node be asleep, it finds out as
+    /// it wakes; so its device is not told as one that was replaced.
+    async fn place(&self, placing: Placing) -> Result<Stood, Unavailable> {
+        let stood = self.table.place(placing.clone()).await?;
+        let Stood::Refused(by) = &stood else { return Ok(stood) };
+        // After an outage everyone's heartbeat is old: each gets the time to beat again.
+        let is_settled = self.link.up_for().is_some_and(|up| up >= self.timing.heartbeat_ttl);
+        if !is_settled || by.node == placing.row.node || self.table.is_alive(&by.node).await? {
+            return Ok(stood);
+        }
+        self.table.remove(placing.user, placing.device, by.connection).await?;
+        self.table.place(placing).await
     }
 
     /// Rows are only written under a life whose death would be noticed.

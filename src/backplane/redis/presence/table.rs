@@ -33,6 +33,7 @@ pub(in crate::backplane::redis) enum Beat {
 }
 
 /// Which row wants to stand where.
+#[derive(Clone)]
 pub(in crate::backplane::redis) struct Placing {
     pub user: UserId,
     pub device: DeviceId,
@@ -140,6 +141,7 @@ impl Table for RedisTable {
             row.into(),
             placing.row.connection.to_string().into(),
             placing.row.fence.to_string().into(),
+            placing.row.epoch.as_ref().map_or("", |epoch| &epoch.0).into(),
             if placing.restores { "restore" } else { "" }.into(),
         ];
         let keys = vec![rows_key(placing.user)];
