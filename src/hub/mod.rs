@@ -157,6 +157,8 @@ impl Hub {
     /// # Errors
     /// When the user has too many sockets, or the device a newer one.
     pub fn join(&self, user: UserId, member: Member) -> Result<Joined, NotJoined> {
+        // Fences are compared within one past only.
+        self.mind_the_epoch();
         let connection = member.connection;
         let mut member = Some(member);
         let joined = loop {

@@ -289,12 +289,16 @@ impl Room {
     }
 
     /// Forgets where it is; the members, who are to come back. The next restore
-    /// tells where the order goes on.
+    /// tells where the order goes on. Fences of the past count no more: one that
+    /// comes may have a lower one.
     pub fn start_anew(&self) -> Vec<Arc<Member>> {
         let mut state = self.lock();
         state.cursor = None;
         state.waiting.clear();
         state.look_to = Seq(0);
+        for member in &mut state.members {
+            *member = Arc::new(Member { fence: 0, ..Member::clone(member) });
+        }
         state.members.clone()
     }
 

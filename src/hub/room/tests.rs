@@ -174,6 +174,9 @@ fn of_two_connections_of_a_device_the_newer_stays_whichever_joins_first() {
     let newest = join_with_fence(&room, device, 3).unwrap();
     assert_eq!(*newer.seen.endings.lock().unwrap(), [Ending::Replaced]);
     assert_eq!(*newest.seen.endings.lock().unwrap(), []);
+
+    room.start_anew();
+    assert!(join_with_fence(&room, device, 1).is_ok(), "the store went back, and its fences with it");
 }
 
 #[test]
