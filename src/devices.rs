@@ -5,7 +5,8 @@
 //! window with the same deviceInfo as one that is offline. A device whose
 //! transport only seems alive is asked first: `Recipient::probe`.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -24,8 +25,8 @@ use crate::model::{
     BootId, Clock, ConnectionId, Description, Device, DeviceId, DeviceInfo, JsonText, Timestamp, UserId,
 };
 use crate::store::{
-    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, StillThere,
-    Store, UpdateDevice, Writer,
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveConnection, LeaveDevice, MoveDevice,
+    RevokeDevice, StillThere, Store, StoreError, UpdateDevice, Writer,
 };
 use crate::wire;
 
@@ -179,6 +180,19 @@ fn heard_just_now(client: Arc<impl Recipient + 'static>) -> StillThere {
     StillThere::when(move || !client.is_closed() && heard.elapsed() < HEARD_FOR)
 }
 
+/// Goodbyes may be said twice, so that one whose outcome is unknown is tried again, too.
+async fn submit_until_done(writer: &Writer, tasks: &Tasks, goodbye: &Command) {
+    for _ in 0..LEAVE_TRIES {
+        if writer.submit(goodbye.clone()).await.is_ok() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LEAVE_RETRY) => {}
+            () = tasks.ending() => return,
+        }
+    }
+}
+
 /// The user's devices that are online, and those that only seemed to be.
 #[derive(Default)]
 struct Twins {
@@ -194,6 +208,21 @@ pub struct DeviceService {
     boot: BootId,
     resume_window: Duration,
     tasks: Tasks,
+    unsettled: Arc<Unsettled>,
+}
+
+/// Connections that the store may have, although their clients were sent away.
+#[derive(Default)]
+struct Unsettled(Mutex<HashSet<(UserId, ConnectionId)>>);
+
+impl Unsettled {
+    fn of(&self, user: UserId) -> Vec<ConnectionId> {
+        self.lock().iter().filter(|(whose, _)| *whose == user).map(|(_, connection)| *connection).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(UserId, ConnectionId)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl DeviceService {
@@ -206,7 +235,7 @@ impl DeviceService {
         resume_window: Duration,
         tasks: Tasks,
     ) -> Self {
-        Self { store, writer, hub, boot, resume_window, tasks }
+        Self { store, writer, hub, boot, resume_window, tasks, unsettled: Arc::default() }
     }
 
     /// Gives a connecting device its identity, durably.
@@ -222,7 +251,7 @@ impl DeviceService {
         connection: ConnectionId,
         client: Arc<impl Recipient + 'static>,
     ) -> Outcome<Connected> {
-        let twins = match claimed {
+        let mut twins = match claimed {
             Some(_) => Twins::default(),
             None => self.look_for_twins(identity.user, &info).await?,
         };
@@ -231,6 +260,7 @@ impl DeviceService {
         if claimed.is_none() && self.hub.is_full(identity.user) {
             return Err(Failure::new(Code::TooManyConnections, "This user has too many sockets."));
         }
+        twins.let_go.extend(self.unsettled.of(identity.user));
         let now = Clock::now();
         let mut claim = ConnectDevice {
             user: identity.user,
@@ -249,7 +279,11 @@ impl DeviceService {
             still_there: heard_just_now(client.clone()),
         };
         loop {
-            match self.writer.connect_device(claim.clone()).await? {
+            let outcome = self.writer.connect_device(claim.clone()).await;
+            if matches!(outcome, Err(StoreError::Unavailable { unknown: true })) {
+                self.take_back(identity.user, connection);
+            }
+            match outcome? {
                 Ok(connected) => return Ok(connected),
                 Err(ConnectRefusal::Unauthorized) => {
                     return Err(Failure::new(Code::Unauthorized, "This login has ended."));
@@ -340,15 +374,19 @@ impl DeviceService {
         let (writer, tasks) = (self.writer.clone(), self.tasks.clone());
         self.tasks.spawn(async move {
             let leave = LeaveDevice { user, device, connection, at: now };
-            for _ in 0..LEAVE_TRIES {
-                if writer.leave_device(leave.clone()).await.is_ok() {
-                    return;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(LEAVE_RETRY) => {}
-                    () = tasks.ending() => return,
-                }
-            }
+            submit_until_done(&writer, &tasks, &Command::LeaveDevice(leave)).await;
+        });
+    }
+
+    /// A connect may have happened, and its client is sent away: a row left open
+    /// would keep it from being the same device when it comes again.
+    fn take_back(&self, user: UserId, connection: ConnectionId) {
+        self.unsettled.lock().insert((user, connection));
+        let (writer, tasks, unsettled) = (self.writer.clone(), self.tasks.clone(), self.unsettled.clone());
+        let leave = Command::LeaveConnection(LeaveConnection { user, connection, at: Clock::now() });
+        self.tasks.spawn(async move {
+            submit_until_done(&writer, &tasks, &leave).await;
+            unsettled.lock().remove(&(user, connection));
         });
     }
 

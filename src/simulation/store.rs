@@ -16,8 +16,8 @@ use crate::model::{
 };
 use crate::store::roster::{self, Roster};
 use crate::store::{
-    Account, Bearer, CatchUp, Command, Entry, HeadRead, MailboxDepth, Moved, MovedSince, Reply, Retention,
-    Revocation, Selection, SessionWrite, Snapshot, StillThere, Store, StoreError, StoreResult,
+    Account, Bearer, CatchUp, Command, Entry, HeadRead, LeaveDevice, MailboxDepth, Moved, MovedSince, Reply,
+    Retention, Revocation, Selection, SessionWrite, Snapshot, StillThere, Store, StoreError, StoreResult,
     WaitingMessage, Written,
 };
 
@@ -130,6 +130,15 @@ impl Data {
             }
             Command::LeaveDevice(leave) => {
                 self.roster.leave(leave);
+                Reply::Done
+            }
+            Command::LeaveConnection(left) => {
+                let (user, connection, at) = (left.user, left.connection, left.at);
+                let mut rows = self.roster.devices.iter();
+                let held = rows.find(|(_, row)| row.user == user && row.connection == Some(connection));
+                if let Some(device) = held.map(|(device, _)| *device) {
+                    self.roster.leave(&LeaveDevice { user, device, connection, at });
+                }
                 Reply::Done
             }
             other => unreachable!("the simulation does not write {other:?}"),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::{
     AdmitUser, ChangePassword, ConnectDevice, ConnectRefusal, Connected, EndLogins, ImportAccount,
-    LeaveDevice, MoveDevice, NewAccount, NewLogin, PostMessage, PostRefusal, Posted, RevokeDevice,
-    RotateRefresh, Rotation, SessionWrite, TakeMessages, TakenMessage, UpdateDevice, WriteRefusal, Written,
+    LeaveConnection, LeaveDevice, MoveDevice, NewAccount, NewLogin, PostMessage, PostRefusal, Posted,
+    RevokeDevice, RotateRefresh, Rotation, SessionWrite, TakeMessages, TakenMessage, UpdateDevice,
+    WriteRefusal, Written,
 };
 use crate::model::{BootId, Revoked, Timestamp, UserId};
 
@@ -41,6 +42,8 @@ pub enum Command {
     ConnectDevice(ConnectDevice),
     /// A device whose connection ended.
     LeaveDevice(LeaveDevice),
+    /// A connection that may have been made ended, whatever device it holds.
+    LeaveConnection(LeaveConnection),
     /// A device's connection goes on under another login.
     MoveDevice(MoveDevice),
     /// A device gets another name or metadata.
@@ -78,6 +81,7 @@ impl Command {
             Command::EndLogins(end) => end.user,
             Command::ChangePassword(change) => change.user,
             Command::RemoveUser { user, .. } => *user,
+            Command::LeaveConnection(leave) => leave.user,
             Command::MoveDevice(moved) => moved.user,
             Command::UpdateDevice(update) => update.user,
             Command::RevokeDevice(revoke) => revoke.user,
@@ -95,6 +99,7 @@ impl Command {
             self,
             Command::ConnectDevice(_)
                 | Command::LeaveDevice(_)
+                | Command::LeaveConnection(_)
                 | Command::MoveDevice(_)
                 | Command::TakeMessages(_)
                 | Command::Beat { .. }

@@ -104,6 +104,16 @@ pub struct LeaveDevice {
     pub at: Timestamp,
 }
 
+/// A connect whose outcome is unknown, and whose client was sent away: whatever
+/// device the connection holds is offline. Once this is done, it holds none.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is what its name says")]
+pub struct LeaveConnection {
+    pub user: UserId,
+    pub connection: ConnectionId,
+    pub at: Timestamp,
+}
+
 /// Changes what is kept of a device.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each is what its name says")]

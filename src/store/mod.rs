@@ -38,7 +38,8 @@ pub use accounts::{
 };
 pub use command::{Command, Reply};
 pub use devices::{
-    ConnectDevice, ConnectRefusal, Connected, LeaveDevice, MoveDevice, RevokeDevice, StillThere, UpdateDevice,
+    ConnectDevice, ConnectRefusal, Connected, LeaveConnection, LeaveDevice, MoveDevice, RevokeDevice,
+    StillThere, UpdateDevice,
 };
 pub use messages::{
     Fate, MailboxDepth, PostMessage, PostRefusal, Posted, TakeMessages, TakenMessage, WaitingMessage,

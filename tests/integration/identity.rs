@@ -4,7 +4,7 @@ use serde_json::json;
 use tandem::model::Clock;
 
 use crate::answers::is_error;
-use crate::support::{ChaosProxy, Device, Env, Node, Polling, RawSocket, eventually};
+use crate::support::{ChaosProxy, Device, Env, Node, Polling, Postgres, RawSocket, eventually, within_secs};
 
 #[tokio::test]
 async fn a_client_that_names_its_device_is_that_device_again() {
@@ -33,6 +33,41 @@ async fn an_unknown_or_foreign_device_id_gets_a_fresh_one() {
         assert_ne!(device.id(), claimed);
     }
     assert_eq!(bobs.inspect().await["connected"], true);
+}
+
+#[tokio::test]
+async fn a_connect_whose_commit_was_not_answered_costs_no_identity_and_no_message() {
+    let database = Postgres::start().await;
+    let node = Node::start(&Env::new().set("DATABASE_URL", database.url())).await;
+    let ann = node.register("ann").await;
+    let laptop = Device::named(&node, &ann, "Laptop").await;
+    let phone = Device::named(&node, &ann, "Phone").await;
+    let id = phone.id().to_owned();
+    phone.disconnect().await;
+    laptop.next("device-disconnected").await;
+    let message = json!({"targetDeviceId": id, "message": "for the phone"});
+    assert_eq!(laptop.emit_ack("device-message", message).await["status"], "queued");
+
+    // Commits happen, and are answered when a standby that is not there has them, too.
+    let waits_for = async |standby: &str| {
+        database.query(&format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"));
+        database.query("SELECT pg_reload_conf()");
+        eventually("the server waits for it", || async {
+            (database.query("SHOW synchronous_standby_names") == standby).then_some(())
+        })
+        .await;
+    };
+    waits_for("away").await;
+    let mut unlucky = RawSocket::open(&node).await;
+    let auth = json!({"token": ann.token, "deviceInfo": {"name": "Phone", "type": "test"}});
+    unlucky.send(&format!("40{auth}")).await;
+    within_secs(20, unlucky.closed()).await;
+    waits_for("").await;
+
+    // What the store still cannot take closes the transport, and a stock client comes again.
+    let phone = Device::named(&node, &ann, "Phone").await;
+    assert_eq!(phone.id(), id);
+    assert_eq!(phone.next("device-message").await["message"], "for the phone");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use tandem::model::{BootId, ConnectionId, DeviceId, Timestamp, UserId};
 use tandem::store::{
-    Command, ConnectDevice, ConnectRefusal, Connected, LeaveDevice, Reply, StillThere, Store, UpdateDevice,
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveConnection, LeaveDevice, Reply, StillThere, Store,
+    UpdateDevice,
 };
 
 use super::bed::{Bed, connect, info, login};
@@ -14,6 +15,7 @@ on_every_store!(
     a_foreign_or_unknown_claim_makes_a_new_device,
     a_connect_of_nobody_is_unauthorized,
     a_late_goodbye_changes_nothing,
+    a_connection_that_may_have_been_made_is_taken_back_whatever_it_holds,
     a_claim_of_a_client_that_is_gone_changes_nothing,
     what_a_dead_node_left_open_was_seen_at_its_last_beat,
     the_longest_offline_device_makes_room,
@@ -127,6 +129,25 @@ async fn a_late_goodbye_changes_nothing(bed: &Bed) {
     assert_eq!(bed.store.devices(user).await.unwrap()[0].last_seen, Timestamp(1_010));
     let twin = connected(&*bed.store, connect(user, boot, 1, 1_020)).await.unwrap();
     assert!(twin.fresh, "the row is still held");
+}
+
+async fn a_connection_that_may_have_been_made_is_taken_back_whatever_it_holds(bed: &Bed) {
+    let (user, boot) = (bed.user().await, BootId::fresh());
+    let take_back = async |connection, at| {
+        let left = LeaveConnection { user, connection, at: Timestamp(at) };
+        bed.store.commit(&[Command::LeaveConnection(left)]).await.unwrap();
+    };
+    take_back(ConnectionId::fresh(), 1_000).await;
+    let first = connect(user, boot, 1, 1_000);
+    let unknown = first.connection;
+    let device = connected(&*bed.store, first).await.unwrap().device;
+
+    take_back(unknown, 1_010).await;
+
+    let again = connected(&*bed.store, connect(user, boot, 1, 1_020)).await.unwrap();
+    assert_eq!((again.device, again.fresh), (device, false));
+    take_back(unknown, 1_030).await;
+    assert!(connected(&*bed.store, connect(user, boot, 1, 1_040)).await.unwrap().fresh, "another holds it");
 }
 
 async fn a_claim_of_a_client_that_is_gone_changes_nothing(bed: &Bed) {

@@ -13,7 +13,9 @@ use crate::model::{
     BootId, ConnectionId, Description, Device, DeviceId, LoginId, Revoked, Timestamp, UserId,
 };
 use crate::store::roster::{Needs, Roster, Row};
-use crate::store::{Command, ConnectDevice, ConnectRefusal, MoveDevice, Reply, UpdateDevice};
+use crate::store::{
+    Command, ConnectDevice, ConnectRefusal, LeaveConnection, MoveDevice, Reply, UpdateDevice,
+};
 
 /// The last moment a device is known to have been connected: for a row that a
 /// dead node left open, that node's last beat.
@@ -268,6 +270,23 @@ async fn make_room(
         dropped.entry(sql::user(&row, "user_id")?).or_default().push(DeviceId(row.try_get("id")?));
     }
     Ok(dropped)
+}
+
+/// The device that the connection holds, if it holds one, is offline.
+pub async fn leave_connection(
+    connection: &mut PgConnection,
+    left: &LeaveConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE devices SET disconnected_at = $1, last_seen = $1
+         WHERE user_id = $2 AND connection_id = $3 AND disconnected_at IS NULL",
+    )
+    .bind(left.at.0)
+    .bind(left.user.0)
+    .bind(left.connection.0)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// The connection goes on under another login.

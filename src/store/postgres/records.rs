@@ -82,6 +82,9 @@ pub async fn apply_singly(
                 Reply::Revoked(logins::remove_user(connection, *user, *at).await?)
             }
             Command::RevokeDevice(revoke) => Reply::Revoked(logins::revoke_device(connection, revoke).await?),
+            Command::LeaveConnection(left) => {
+                devices::leave_connection(connection, left).await.map(|()| Reply::Done)?
+            }
             Command::MoveDevice(moved) => devices::move_to(connection, moved).await.map(|()| Reply::Done)?,
             Command::UpdateDevice(update) => Reply::Updated(devices::update(connection, update).await?),
             Command::PostMessage(post) => Reply::Posted(messages::post(connection, post).await?),

@@ -45,6 +45,7 @@ pub fn of(command: &Command) -> Option<UserId> {
         Command::Write(write) => Some(write.user),
         Command::ConnectDevice(connect) => Some(connect.user),
         Command::LeaveDevice(leave) => Some(leave.user),
+        Command::LeaveConnection(leave) => Some(leave.user),
         Command::EndLogins(end) => Some(end.user),
         Command::ChangePassword(change) => Some(change.user),
         Command::RemoveUser { user, .. } => Some(*user),

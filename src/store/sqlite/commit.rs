@@ -101,6 +101,9 @@ async fn record(
             Reply::Connected(devices::connect(connection, connect, bounds.devices_per_user).await?)
         }
         Command::LeaveDevice(leave) => devices::leave(connection, leave).await.map(|()| Reply::Done)?,
+        Command::LeaveConnection(left) => {
+            devices::leave_connection(connection, left).await.map(|()| Reply::Done)?
+        }
         Command::MoveDevice(moved) => devices::move_to(connection, moved).await.map(|()| Reply::Done)?,
         Command::UpdateDevice(update) => Reply::Updated(devices::update(connection, update).await?),
         Command::RevokeDevice(revoke) => Reply::Revoked(devices::revoke(connection, revoke).await?),

@@ -11,8 +11,8 @@ use crate::model::{
     BootId, ConnectionId, Description, Device, DeviceId, LoginId, Revoked, Timestamp, UserId,
 };
 use crate::store::{
-    Bearer, ConnectDevice, ConnectRefusal, Connected, ImportAccount, LeaveDevice, MoveDevice, RevokeDevice,
-    UpdateDevice, Which,
+    Bearer, ConnectDevice, ConnectRefusal, Connected, ImportAccount, LeaveConnection, LeaveDevice,
+    MoveDevice, RevokeDevice, UpdateDevice, Which,
 };
 
 /// The last moment a device is known to have been connected: for a row that a
@@ -231,6 +231,23 @@ pub async fn leave(connection: &mut SqliteConnection, leave: &LeaveDevice) -> Re
     .bind(leave.device.to_string())
     .bind(leave.user.to_string())
     .bind(leave.connection.to_string())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// The device that the connection holds, if it holds one, is offline.
+pub async fn leave_connection(
+    connection: &mut SqliteConnection,
+    left: &LeaveConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE devices SET disconnected_at = ?1, last_seen = ?1
+         WHERE user_id = ?2 AND connection_id = ?3 AND disconnected_at IS NULL",
+    )
+    .bind(left.at.0)
+    .bind(left.user.to_string())
+    .bind(left.connection.to_string())
     .execute(connection)
     .await
     .map(drop)
