@@ -1,11 +1,12 @@
 //! Logins, devices and what ends: refreshed, revoked, told to other nodes; messages that wait.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tandem::model::{BootId, ConnectionId, DeviceId, LoginId, MessageId, Revoked, Timestamp, UserId};
 use tandem::store::{
-    Bearer, ChangePassword, Command, EndLogins, Fate, MoveDevice, PostMessage, PostRefusal, Posted, Reply,
-    RevokeDevice, RotateRefresh, Rotation, Store, TakeMessages, UpdateDevice, Which,
+    Bearer, ChangePassword, Command, ConnectDevice, EndLogins, Fate, MoveDevice, PostMessage, PostRefusal,
+    Posted, Reply, RevokeDevice, RotateRefresh, Rotation, Store, TakeMessages, UpdateDevice, Which,
 };
 
 use crate::bed::{Bed, account, connect, login};
@@ -16,6 +17,7 @@ on_every_store!(
     a_password_changes_only_from_what_it_was,
     a_revoked_device_may_not_come_back_and_loses_its_mail,
     a_device_that_connects_over_an_open_row_leaves_a_note_about_the_older_connection,
+    more_notes_than_one_ask_tells_come_with_the_next,
     a_removed_user_leaves_nothing,
     messages_wait_in_order_are_taken_once_and_are_bounded,
     a_message_id_is_claimed_once_a_device,
@@ -188,6 +190,35 @@ async fn a_device_that_connects_over_an_open_row_leaves_a_note_about_the_older_c
     let (_, told) = store.revocations(Some(next)).await.unwrap();
     let news = told.iter().filter(|note| note.user == user && note.revoked != Revoked::Connection(older));
     assert_eq!(news.count(), 0, "it had said goodbye");
+}
+
+async fn more_notes_than_one_ask_tells_come_with_the_next(bed: &Bed) {
+    let (store, user) = (&*bed.store, bed.user().await);
+    let (device, first) = device_of(store, user, None).await;
+    let (mut from, _) = store.revocations(None).await.unwrap();
+    // Each connect leaves a note about the one before.
+    let mut connections = vec![first];
+    while connections.len() <= 10_001 {
+        let claim = || ConnectDevice { claimed: Some(device), ..connect(user, BootId::fresh(), 1, 100) };
+        let claims: Vec<_> = std::iter::repeat_with(claim).take(500).collect();
+        connections.extend(claims.iter().map(|claim| claim.connection));
+        let batch: Vec<_> = claims.into_iter().map(Command::ConnectDevice).collect();
+        store.commit(&batch).await.unwrap();
+    }
+    connections.pop();
+
+    let mut told = HashSet::new();
+    for _ in 0..20 {
+        let (next, notes) = store.revocations(Some(from)).await.unwrap();
+        told.extend(notes.into_iter().filter_map(|note| match note.revoked {
+            Revoked::Connection(older) => Some(older),
+            _ => None,
+        }));
+        from = next;
+    }
+
+    let untold = connections.iter().filter(|older| !told.contains(older));
+    assert_eq!(untold.count(), 0, "{} told", told.len());
 }
 
 async fn a_removed_user_leaves_nothing(bed: &Bed) {

@@ -13,8 +13,8 @@ use crate::store::{
     Account, Bearer, ChangePassword, ImportAccount, Revocation, RevokeDevice, RotateRefresh, Rotation, Which,
 };
 
-/// Notes that one read returns. Those of one transaction have one position, so a
-/// read is never cut inside one.
+/// Notes that one read returns, about. Those of one transaction have one position,
+/// so a read is never cut inside one.
 const NOTES_AT_A_GO: i64 = 10_000;
 
 const ACCOUNT: &str = "id, email, password_hash, created_at";
@@ -304,24 +304,33 @@ pub async fn note_all(
 }
 
 /// See [`crate::store::Store::revocations`]; the position is that of the oldest
-/// transaction which may still write.
+/// transaction which may still write, or behind the last one that was told, if
+/// there are more. A position that is yet to come is one of a past that was put
+/// away: then all there are are told.
 pub async fn revocations(
     connection: &mut PgConnection,
     after: Option<u64>,
 ) -> Result<(u64, Vec<Revocation>), sqlx::Error> {
     let rows = sqlx::query(
-        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next,
+        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next, r.xid,
              r.user_id, r.kind, r.subject, r.at
          FROM (SELECT 1) AS one LEFT JOIN (
-             SELECT * FROM revocations WHERE xid >= $1 ORDER BY id LIMIT $2
-         ) AS r ON true ORDER BY r.id",
+             SELECT * FROM revocations WHERE xid >= CASE
+                 WHEN $1 > pg_snapshot_xmin(pg_current_snapshot())::text::bigint THEN 0 ELSE $1 END
+             ORDER BY xid FETCH FIRST $2 ROWS WITH TIES
+         ) AS r ON true ORDER BY r.xid, r.id",
     )
-    .bind(after.map_or(i64::MAX, u64::cast_signed))
+    .bind(after.map(u64::cast_signed))
     .bind(NOTES_AT_A_GO)
     .fetch_all(connection)
     .await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-    let next = number(first, "next")?;
+    let mut next = number(first, "next")?;
+    if rows.len() as i64 >= NOTES_AT_A_GO
+        && let Some(last) = rows.last()
+    {
+        next = next.min(number(last, "xid")? + 1);
+    }
     let noted = rows.iter().filter_map(|row| revocation_of(row).transpose());
     Ok((next, noted.collect::<Result<_, _>>()?))
 }
