@@ -25,6 +25,9 @@ pub struct Observed {
     pub connects: AtomicU64,
     /// Rows of dead nodes that this node removed and announced.
     pub claimed_rows: AtomicU64,
+    /// Nodes that are alive in Redis, this one included; 0 without a link that has
+    /// stood for a heartbeat's life. No counter.
+    pub nodes: AtomicU64,
     /// Called with each probe's round trip through Redis (a histogram in the server).
     probe_rtt: Option<Box<dyn Fn(Duration) + Send + Sync>>,
 }
@@ -53,6 +56,7 @@ impl fmt::Debug for Observed {
             .field("resubscribed", &self.resubscribed.load(Relaxed))
             .field("connects", &self.connects.load(Relaxed))
             .field("claimed_rows", &self.claimed_rows.load(Relaxed))
+            .field("nodes", &self.nodes.load(Relaxed))
             .finish()
     }
 }

@@ -97,6 +97,7 @@ metrics! {
     asks: Counter = "tandem_store_asks_total"; "Regular asks of the store what moved."
     asked_users: Counter = "tandem_store_asked_users_total"; "Users whose session had moved, over all asks."
     backplane_up: Gauge = "tandem_backplane_up"; "1 while the other nodes can be reached, or there are none."
+    backplane_nodes: Gauge = "tandem_backplane_nodes"; "Nodes alive that this one sees in its Redis, itself included; 0 without Redis and until 6 s after it was reached."
     backplane_rtt: Histogram = "tandem_backplane_probe_seconds"; "Seconds of a probe's round trip through Redis."
     backplane_published: Counter = "tandem_backplane_published_total"; "Envelopes that Redis took over."
     backplane_dropped: Counter = "tandem_backplane_dropped_total"; "Envelopes given up: the link was down, the queue full."
@@ -169,6 +170,7 @@ impl Metrics {
         self.backplane_unknown.absolute(observed.unknown.load(Relaxed));
         self.backplane_resubscribed.absolute(observed.resubscribed.load(Relaxed));
         self.backplane_connects.absolute(observed.connects.load(Relaxed));
+        self.backplane_nodes.set(observed.nodes.load(Relaxed) as f64);
         self.presence_claimed.absolute(observed.claimed_rows.load(Relaxed));
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{all_list_online, session_everywhere, sorted};
 use crate::replica::{Replica, number};
-use crate::support::{Cluster, Device, Env, short_or_long, within_secs};
+use crate::support::{Cluster, Device, Env, Node, short_or_long, within_secs};
 use crate::writers::{History, stored_changes, versions_are_1_to_n, write_until_acked};
 
 const NODES: usize = 3;
@@ -136,4 +136,22 @@ async fn a_stopped_node_that_was_taken_for_dead_comes_back_with_its_devices() {
     watcher.update("k", Value::from(1)).await;
     sleeper.next_where("session-updated", |update| update["state"] == 1).await;
     all_list_online(&cluster, &ann, &sorted([watcher.id(), sleeper.id()])).await;
+}
+
+/// Waits until each of these nodes counts `count` alive.
+async fn counted<'a>(nodes: impl IntoIterator<Item = &'a Node>, count: f64) {
+    for node in nodes {
+        let counting = async { while node.metric("tandem_backplane_nodes").await != count {} };
+        within_secs(30, counting).await;
+    }
+}
+
+#[tokio::test]
+async fn every_node_counts_those_that_are_alive_in_its_redis() {
+    let mut cluster = Cluster::start(NODES).await;
+    counted(&cluster.nodes, 3.0).await;
+    cluster.nodes[0].kill_9();
+    counted(&cluster.nodes[1..], 2.0).await;
+    cluster.redis.kill();
+    counted(&cluster.nodes[1..], 0.0).await;
 }

@@ -5,6 +5,7 @@
 //! announced in one script, so a claimer that dies is followed by the next without a word twice.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -33,6 +34,7 @@ pub(super) async fn watch(presence: &Presence) {
         let settled = presence.timing.heartbeat_ttl;
         if presence.link.up_for().is_none_or(|up| up < settled) || !*presence.registered.borrow() {
             missing.clear();
+            presence.observed.nodes.store(0, Relaxed);
             continue;
         }
         if let Err(error) = look(presence, &mut missing).await {
@@ -46,6 +48,8 @@ async fn look(presence: &Presence, missing: &mut HashMap<NodeLife, Instant>) -> 
     let mut lives = presence.table.lives().await?;
     lives.retain(|life| *life != own);
     let alive = join_all(lives.iter().map(|life| presence.table.is_alive(life))).await;
+    let others = alive.iter().filter(|alive| matches!(alive, Ok(true))).count();
+    presence.observed.nodes.store(1 + others as u64, Relaxed);
     missing.retain(|life, _| lives.contains(life));
     for (life, alive) in lives.into_iter().zip(alive) {
         if alive? {
