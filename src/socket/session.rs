@@ -164,7 +164,7 @@ impl Session {
             (Some(id), Ok(body)) => wire::ack(id, &body),
             (None, Ok(_)) => return,
             (id, Err(failure)) => {
-                self.services.metrics.events_refused.increment(1);
+                self.services.metrics.events_refused.count(failure.code);
                 match id {
                     Some(id) => wire::refusal(id, &failure),
                     None => wire::error_event(&failure, name),

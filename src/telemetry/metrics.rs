@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::exemplars::Exemplars;
 use super::traces::Context;
 use crate::backplane::Observed;
+use crate::failure::Code;
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -22,6 +23,26 @@ const STORE_BUCKETS: &[f64] =
 
 /// Sizes of things that come in batches.
 const COUNT_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// A counter for each code that a client can meet.
+pub struct ByCode(Vec<Counter>);
+
+impl ByCode {
+    fn of(mut registered: impl FnMut(&'static str) -> Counter) -> Self {
+        let counters = Code::ALL.iter().map(|code| {
+            let counter = registered(code.as_str());
+            counter.increment(0);
+            counter
+        });
+        Self(counters.collect())
+    }
+
+    /// Counts one more.
+    pub fn count(&self, code: Code) {
+        // In the order of their declaration, which is that of `Code::ALL`.
+        self.0[code as usize].increment(1);
+    }
+}
 
 macro_rules! metrics {
     ($($field:ident: $kind:ident = $name:literal $(, $label:ident = $value:expr)*; $help:literal)+) => {
@@ -52,11 +73,13 @@ macro_rules! metrics {
         }
     };
     (@describe Counter $name:literal $help:literal) => { metrics::describe_counter!($name, Unit::Count, $help) };
+    (@describe ByCode $name:literal $help:literal) => { metrics!(@describe Counter $name $help) };
     (@describe Gauge $name:literal $help:literal) => { metrics::describe_gauge!($name, Unit::Count, $help) };
     (@describe Histogram $name:literal $help:literal) => { metrics::describe_histogram!($name, $help) };
     (@register Counter $name:literal $(, $label:ident = $value:expr)*) => {
         { let counter = metrics::counter!($name $(, stringify!($label) => $value)*); counter.increment(0); counter }
     };
+    (@register ByCode $name:literal) => { ByCode::of(|code| metrics::counter!($name, "code" => code)) };
     (@register Gauge $name:literal $(, $label:ident = $value:expr)*) => {
         { let gauge = metrics::gauge!($name $(, stringify!($label) => $value)*); gauge.set(0.0); gauge }
     };
@@ -86,7 +109,7 @@ metrics! {
     cache_misses: Counter = "tandem_session_cache_total", outcome = "miss"; "Big restores looked for in Redis, by outcome."
     restore_seconds: Histogram = "tandem_restore_seconds"; "Seconds from a device's CONNECT to its session-restored."
     events_in: Counter = "tandem_events_received_total"; "Events received from devices."
-    events_refused: Counter = "tandem_events_refused_total"; "Events answered with an error."
+    events_refused: ByCode = "tandem_events_refused_total"; "Events answered with an error, by its code."
     events_rate_limited: Counter = "tandem_events_rate_limited_total"; "Events refused because a device or user sent too many."
     events_out: Counter = "tandem_events_sent_total"; "Events and answers handed to sockets."
     outbox_coalesced: Counter = "tandem_outbox_coalesced_total"; "Waiting events replaced by a newer one for a device that fell behind."
@@ -217,6 +240,19 @@ mod tests {
         let mut known: Vec<_> = Metrics::NAMES.iter().map(|(name, _)| *name).collect();
         known.dedup();
         assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn every_code_has_a_series_of_its_own_from_the_start() {
+        let metrics = Metrics::new();
+        for (times, code) in Code::ALL.iter().enumerate() {
+            (0..times).for_each(|_| metrics.events_refused.count(*code));
+        }
+        let text = metrics.render();
+        for (times, code) in Code::ALL.iter().enumerate() {
+            let line = format!("tandem_events_refused_total{{code=\"{}\"}} {times}", code.as_str());
+            assert!(text.lines().any(|shown| shown == line), "{line}");
+        }
     }
 
     #[test]

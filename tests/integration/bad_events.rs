@@ -16,6 +16,8 @@ async fn an_unknown_event_is_answered() {
         canary.sings_after(event).await;
     }
     refused(&device.emit_ack_args("no-such-event", vec![]).await, "unknown_event");
+    assert_eq!(node.metric(r#"tandem_events_refused_total{code="unknown_event"}"#).await, 5.0);
+    assert_eq!(node.metric(r#"tandem_events_refused_total{code="internal"}"#).await, 0.0);
 }
 
 #[tokio::test]
