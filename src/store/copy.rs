@@ -203,6 +203,7 @@ impl Source {
         super::Store::close(&store).await;
         let mut connection = SqliteConnection::connect_with(&options).await?;
         sqlx::query("BEGIN EXCLUSIVE").execute(&mut connection).await.context(held)?;
+        sqlite::must_know_all(&mut connection).await.context("the source cannot be copied")?;
         let epoch = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'epoch'")
             .fetch_one(&mut connection)
             .await?;

@@ -18,6 +18,7 @@ mod postgres;
 pub mod replica;
 mod retention;
 pub(crate) mod roster;
+mod schema;
 pub mod seed;
 mod session;
 mod sqlite;

@@ -170,6 +170,28 @@ async fn a_copy_that_differs_from_its_source_is_told() {
     assert!(said.output.contains("changes: 1 rows here and 1 there"), "{}", said.output);
 }
 
+#[tokio::test]
+async fn a_source_that_a_later_version_has_upgraded_is_not_copied_in_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::start_in(folder.path(), &env().set("DATABASE_URL", sqlite_in(folder.path()))).await;
+    node.kill_9();
+    let mut source = connection(folder.path()).await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'later', TRUE, X'00', 1)",
+    )
+    .execute(&mut source)
+    .await
+    .unwrap();
+    within(source.close()).await.unwrap();
+    let database = Postgres::start().await;
+
+    let said = copy(folder.path(), &database.url()).await;
+
+    assert_eq!(said.code, Some(1));
+    assert!(said.output.contains("migration 9999"), "{}", said.output);
+}
+
 fn sqlite_in(folder: &Path) -> String {
     format!("sqlite://{}", folder.join("tandem.db").display())
 }

@@ -44,5 +44,6 @@ mod nodes;
 mod pasts;
 mod pruning;
 mod reads;
+mod schema;
 mod support;
 mod writes;

@@ -21,7 +21,7 @@ mod writes;
 
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -37,11 +37,12 @@ use self::past::{Glimpse, Past};
 pub use self::sql::holdable;
 use super::{
     Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, MailboxDepth, Moved, MovedSince, Reply,
-    Retention, Revocation, Selection, Snapshot, Store, StoreError, StoreResult, WaitingMessage,
+    Retention, Revocation, Selection, Snapshot, Store, StoreError, StoreResult, WaitingMessage, schema,
 };
 use crate::model::{Change, Device, DeviceId, Epoch, MessageId, Secret, Seq, SessionKey, Timestamp, UserId};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+static MIGRATIONS: LazyLock<Migrator> =
+    LazyLock::new(|| schema::lenient(sqlx::migrate!("migrations/postgres")));
 
 /// How long a call that reads or prunes may take in all.
 const READ_WITHIN: Duration = Duration::from_millis(2_600);
@@ -76,7 +77,7 @@ impl PostgresStore {
     ///
     /// # Errors
     /// When the URL is wrong, the server cannot be reached, is too old or not
-    /// UTF-8, or the schema is newer than this program.
+    /// UTF-8, or the schema is too new for this program.
     pub async fn open(url: &Secret, bounds: Bounds) -> anyhow::Result<Self> {
         let options = options(url)?;
         let (mut connection, past) = prepare(&options).await?;
@@ -123,7 +124,16 @@ fn options(url: &Secret) -> anyhow::Result<PgConnectOptions> {
 /// # Errors
 /// As [`PostgresStore::open`].
 pub async fn open_for_copy(url: &Secret) -> anyhow::Result<PgConnection> {
-    prepare(&options(url)?).await.map(|(connection, _)| connection)
+    let (mut connection, _) = prepare(&options(url)?).await?;
+    schema::must_know_all(schema::newest(&MIGRATIONS), &schema_of(&mut connection).await?)?;
+    Ok(connection)
+}
+
+async fn schema_of(connection: &mut PgConnection) -> Result<schema::Found, sqlx::Error> {
+    let newest =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut *connection).await?;
+    let needed = sqlx::query_scalar("SELECT value FROM meta WHERE name = $1").bind(schema::NEEDED);
+    Ok(schema::Found { newest, needed: needed.fetch_optional(connection).await? })
 }
 
 /// The epoch of the database that is being copied into this one, if one is.
@@ -147,6 +157,7 @@ async fn prepare(options: &PgConnectOptions) -> anyhow::Result<(PgConnection, Pa
     );
     anyhow::ensure!(about.try_get::<&str, _>("encoding")? == "UTF8", "the database's encoding is not UTF8");
     MIGRATIONS.run_direct(None, &mut connection, false).await.context("cannot migrate the database")?;
+    schema::check(schema::newest(&MIGRATIONS), &schema_of(&mut connection).await?)?;
     let past = Past::open(&mut connection).await.context("cannot read the database's epoch")?;
     Ok((connection, past))
 }

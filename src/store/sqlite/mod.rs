@@ -20,6 +20,7 @@ mod writing;
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -33,7 +34,7 @@ use sqlx::sqlite::{
 
 use super::{
     Account, Bearer, Bounds, CatchUp, Command, Entry, HeadRead, Moved, MovedSince, Reply, Retention,
-    Revocation, Selection, Snapshot, Store, StoreError, StoreResult,
+    Revocation, Selection, Snapshot, Store, StoreError, StoreResult, schema,
 };
 use crate::model::{Change, Device, DeviceId, Epoch, MessageId, Seq, SessionKey, Timestamp, UserId};
 use crate::store::epochs::Epochs;
@@ -41,7 +42,8 @@ use crate::store::{MailboxDepth, WaitingMessage};
 
 use marker::{Mark, Marker, Other};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+static MIGRATIONS: LazyLock<Migrator> =
+    LazyLock::new(|| schema::lenient(sqlx::migrate!("migrations/sqlite")));
 
 /// How long a transaction waits for another process to finish its own.
 const LOCK_WAIT: Duration = Duration::from_millis(1_500);
@@ -71,7 +73,7 @@ impl SqliteStore {
     /// Opens or makes the file at `path`, and its folder, and migrates it.
     ///
     /// # Errors
-    /// When the file cannot be opened, is newer than this program or is damaged.
+    /// When the file cannot be opened, is too new for this program or is damaged.
     pub async fn open(path: &Path, full_sync: bool, bounds: Bounds) -> anyhow::Result<Self> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder)
@@ -140,6 +142,7 @@ async fn prepare(path: &Path, options: &SqliteConnectOptions, marker: &Marker) -
         .await
         .with_context(|| format!("cannot open the database {}", path.display()))?;
     MIGRATIONS.run_direct(None, &mut connection, false).await.context("cannot migrate the database")?;
+    schema::check(schema::newest(&MIGRATIONS), &schema_of(&mut connection).await?)?;
     let made =
         sqlx::query("INSERT INTO meta (name, value) VALUES ('epoch', ?) ON CONFLICT (name) DO NOTHING")
             .bind(uuid::Uuid::new_v4().to_string())
@@ -163,6 +166,21 @@ async fn prepare(path: &Path, options: &SqliteConnectOptions, marker: &Marker) -
     marker.raise(&mark, Other::Replace).await.context("cannot write the marker beside the database")?;
     connection.close().await?;
     Ok(mark.epoch)
+}
+
+async fn schema_of(connection: &mut SqliteConnection) -> Result<schema::Found, sqlx::Error> {
+    let newest =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut *connection).await?;
+    let needed = sqlx::query_scalar("SELECT value FROM meta WHERE name = ?").bind(schema::NEEDED);
+    Ok(schema::Found { newest, needed: needed.fetch_optional(connection).await? })
+}
+
+/// For who copies the database of `connection`: it has no table that this program does not know.
+///
+/// # Errors
+/// When it may have one.
+pub(super) async fn must_know_all(connection: &mut SqliteConnection) -> anyhow::Result<()> {
+    schema::must_know_all(schema::newest(&MIGRATIONS), &schema_of(connection).await?)
 }
 
 /// Puts a new epoch in the place of the present one.
