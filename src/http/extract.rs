@@ -1,7 +1,7 @@
 //! What handlers take from a request: who asks, from where, and the body.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use axum::body::Bytes;
 use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Request};
@@ -53,19 +53,43 @@ impl FromRequestParts<Services> for ClientAddress {
 
     async fn from_request_parts(parts: &mut Parts, services: &Services) -> Result<Self, Refused> {
         let peer = parts.extensions.get::<Peer>().ok_or_else(Failure::internal)?;
+        if parts.headers.contains_key(FORWARDED_FOR) {
+            warn_of_stranger(peer.address, &services.settings.trusted_proxies);
+        }
         Ok(Self(client_address(peer.address, &parts.headers, &services.settings.trusted_proxies)))
     }
+}
+
+/// Who stands between a request and its client says so here.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Says once that a proxy is not believed: all its users then look like one address, and share its limits. It may also
+/// be a client that makes the header up, so once is enough.
+fn warn_of_stranger(peer: IpAddr, trusted: &[Network]) {
+    static WARNED: Once = Once::new();
+    if !is_trusted(peer, trusted) {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                %peer,
+                "a request came with X-Forwarded-For from an address that is not in TRUSTED_PROXIES: if that is your \
+                 proxy, all its users share one address's limit of logins until TRUSTED_PROXIES names it"
+            );
+        });
+    }
+}
+
+fn is_trusted(address: IpAddr, trusted: &[Network]) -> bool {
+    trusted.iter().any(|network| network.contains(address))
 }
 
 /// Walks X-Forwarded-For from its end while it names trusted proxies: what
 /// stands before the first stranger is hearsay.
 fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
-    let is_trusted = |address| trusted.iter().any(|network| network.contains(address));
     let values: Vec<_> =
-        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+        headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut address = peer;
     for hop in values.iter().flat_map(|value| value.split(',')).rev() {
-        if !is_trusted(address) {
+        if !is_trusted(address, trusted) {
             break;
         }
         let Ok(next) = hop.trim().parse() else { break };

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::answers::{accepted, refused};
-use crate::support::{Account, Device, Env, Node, RawSocket};
+use crate::support::{Account, Device, Env, Node, RawSocket, Rest, within_secs};
 
 async fn one_device(env: &Env) -> (Node, Account, Device) {
     let node = Node::start(env).await;
@@ -195,4 +195,23 @@ async fn past_the_device_limit_the_longest_offline_is_forgotten() {
     let mut expected = [json!(watcher.id()), json!(new.id())];
     expected.sort_by_key(|id| id.to_string());
     assert_eq!(ids, expected.iter().collect::<Vec<_>>());
+}
+
+/// What a node says of proxies, from its start to its end, after two logins that came through one.
+async fn said_of_proxies(env: Env) -> usize {
+    let mut node = Node::start(&env.set("DRAIN_SECONDS", 0).set("DRAIN_LAG_SECONDS", 0)).await;
+    for _ in 0..2 {
+        let login = node.rest().request(reqwest::Method::POST, "/api/auth/login");
+        let login = login.header("x-forwarded-for", "203.0.113.7");
+        Rest::send(login.json(&json!({"email": "a@example.test", "password": "wrong"}))).await.expect(401);
+    }
+    node.terminate();
+    let said = within_secs(20, node.wait_exit()).await.output;
+    said.lines().filter(|line| line.contains("TRUSTED_PROXIES") && line.contains("127.0.0.1")).count()
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_trusted_is_told_of_once() {
+    assert_eq!(said_of_proxies(Env::new()).await, 1);
+    assert_eq!(said_of_proxies(Env::new().set("TRUSTED_PROXIES", "127.0.0.0/8")).await, 0);
 }
