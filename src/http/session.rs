@@ -78,12 +78,20 @@ pub async fn entry(
 ) -> Answer {
     let entry = sync.entry(identity.user, &known_key(&key)?).await?;
     let tag = etag(entry.version);
-    let unchanged = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag || known == "*");
-    if unchanged {
+    if is_known(&headers, entry.version) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
     let state = entry.state.as_deref().unwrap_or("null").to_owned();
     Ok(tagged(json_body(StatusCode::OK, state), entry.version))
+}
+
+/// Whether `If-None-Match` names what is there, by weak comparison (RFC 9110,
+/// 13.1.2). A comma within a tag cuts it in two that are none of ours.
+fn is_known(headers: &HeaderMap, version: Version) -> bool {
+    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = values.flat_map(|value| value.split(',')).map(str::trim);
+    let tag = format!("\"{version}\"");
+    tags.any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
 }
 
 /// `PUT /api/session/{key}`

@@ -52,6 +52,31 @@ async fn a_key_is_read_written_patched_and_deleted_and_its_etag_is_its_version()
     }
 }
 
+/// RFC 9110, 13.1.2: a list, compared weakly.
+#[tokio::test]
+async fn a_reader_that_knows_one_of_several_versions_gets_nothing_new() {
+    let node = Node::start(&Env::new()).await;
+    let rest = node.rest_of(&node.register("ann").await);
+    rest.put(KEY, &json!(1)).await.expect(200);
+    rest.put(KEY, &json!(2)).await.expect(200);
+    for (known, status) in [
+        ("\"1\", \"2\"", 304),
+        ("W/\"2\"", 304),
+        ("\"1\",W/\"2\" , \"a,b\"", 304),
+        ("*", 304),
+        ("\"1\", W/\"3\"", 200),
+        ("2", 200),
+        ("w/\"2\"", 200),
+        ("", 200),
+    ] {
+        assert_eq!(
+            guarded(&rest, Method::GET, ("if-none-match", known), None).await.status,
+            status,
+            "{known}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_precondition_that_does_not_hold_is_answered_with_what_is_there() {
     let node = Node::start(&Env::new()).await;
