@@ -34,6 +34,22 @@ async fn a_wrong_handshake_is_refused() {
     }
 }
 
+/// As the Node.js server says it; clients that look at `code` compare numbers.
+#[tokio::test]
+async fn a_refusal_of_the_polling_path_has_a_number_for_its_code() {
+    let node = Node::start(&Env::new()).await;
+    for (query, code) in [
+        ("EIO=4&transport=carrier-pigeon", 0),
+        ("EIO=4&transport=polling&sid=nobody", 1),
+        ("EIO=3&transport=polling", 5),
+    ] {
+        let reply = node.rest().get(&format!("/socket.io/?{query}")).await;
+        assert_eq!(reply.status, 400, "{query}: {}", reply.text);
+        assert_eq!(reply.body["code"], code, "{query}: {}", reply.text);
+        assert!(reply.body["message"].is_string(), "{query}: {}", reply.text);
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_websocket_upgrade_is_refused() {
     let node = Node::start(&Env::new()).await;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tower::Service;
 use uuid::Uuid;
@@ -265,11 +265,25 @@ impl SocketService {
                 flow.enter(sid, &self.flows);
             }
         }
+        let body = if parts.status == StatusCode::BAD_REQUEST { with_a_number_as_code(body) } else { body };
         Response::from_parts(parts, Full::new(body))
     }
 
     fn flow(&self, sid: &str) -> Option<Arc<Flow>> {
         self.flows.get(sid)?.upgrade()
+    }
+}
+
+/// A refusal of the engine's, which writes `{"code":"1",...}`: the Node.js server
+/// and its clients have numbers there.
+fn with_a_number_as_code(body: Bytes) -> Bytes {
+    let digits = body.strip_prefix(b"{\"code\":\"").and_then(|rest| {
+        let end = rest.iter().position(|byte| *byte == b'"')?;
+        rest[..end].iter().all(u8::is_ascii_digit).then(|| rest.split_at(end))
+    });
+    match digits {
+        Some((code, rest)) => [b"{\"code\":", code, &rest[1..]].concat().into(),
+        None => body,
     }
 }
 
