@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use crate::backplane::Roster;
 use crate::drain::Tasks;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Departure, Ending, Gone, Hub, Member, Recipient};
+use crate::merge::{self, Field};
 use crate::model::{
     BootId, Clock, ConnectionId, Description, Device, DeviceId, DeviceInfo, JsonText, Timestamp, UserId,
 };
@@ -52,22 +53,36 @@ pub fn parse_info(text: Option<&str>) -> Outcome<DeviceInfo> {
     if text.len() > INFO_BYTES_MAX {
         return Err(invalid());
     }
-    let fields: Map<String, Value> = serde_json::from_str(text).map_err(|_| invalid())?;
-    let word = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
-    let mut metadata = fields.clone();
-    metadata.retain(|name, _| !["name", "type"].contains(&name.as_str()));
+    let fields = merge::fields(text).ok_or_else(invalid)?;
+    let word = |name: &str| {
+        let field = fields.iter().find(|field| field.name == name)?;
+        merge::text(&field.value).map(|said| said.text)
+    };
     Ok(DeviceInfo {
         name: word("name").unwrap_or_default(),
         kind: word("type").filter(|kind| !kind.is_empty()).unwrap_or_else(|| "unknown".to_owned()),
         json: text.trim().into(),
-        metadata: Value::Object(metadata).to_string().into(),
-        fingerprint: fingerprint(&Value::Object(fields)),
+        metadata: merge::object(beside_name_and_type(&fields)).into(),
+        fingerprint: fingerprint(text, &fields),
     })
 }
 
+fn beside_name_and_type(fields: &[Field]) -> impl Iterator<Item = &Field> {
+    fields.iter().filter(|field| !["name", "type"].contains(&field.name.as_str()))
+}
+
 /// The same for objects that differ only in the order of their fields.
-fn fingerprint(value: &Value) -> u64 {
-    let digest = Sha256::digest(sorted(value).to_string());
+fn fingerprint(text: &str, fields: &[Field]) -> u64 {
+    let in_order = match serde_json::from_str(text) {
+        Ok(value) => sorted(&value).to_string(),
+        // Something that serde cannot hold. Devices are known by what it makes of the rest.
+        Err(_) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|field| &field.name);
+            merge::object(fields)
+        }
+    };
+    let digest = Sha256::digest(in_order);
     digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
@@ -89,7 +104,7 @@ pub struct Patch {
     /// Another name.
     pub name: Option<String>,
     /// Other metadata, in the place of all there was.
-    pub metadata: Option<Map<String, Value>>,
+    pub metadata: Option<JsonText>,
 }
 
 impl Patch {
@@ -98,40 +113,42 @@ impl Patch {
     /// # Errors
     /// `invalid_field` for anything but a string and an object that together are
     /// no bigger than a deviceInfo may be, and for nothing at all.
-    pub fn of(mut fields: Map<String, Value>) -> Outcome<Self> {
-        let name = match fields.remove("name") {
+    pub fn of(fields: &[Field]) -> Outcome<Self> {
+        let value = |name: &str| fields.iter().find(|field| field.name == name).map(|field| &*field.value);
+        let name = match value("name").map(merge::text) {
             None => None,
-            Some(Value::String(name)) => Some(name),
-            Some(_) => return Err(Failure::field("name", "name must be a string.")),
+            Some(Some(name)) => Some(name.text),
+            Some(None) => return Err(Failure::field("name", "name must be a string.")),
         };
-        let metadata = match fields.remove("metadata") {
-            None => None,
-            Some(Value::Object(metadata)) => Some(metadata),
-            Some(_) => return Err(Failure::field("metadata", "metadata must be an object.")),
-        };
-        let bytes_of = |metadata: &Map<String, Value>| Value::Object(metadata.clone()).to_string().len();
+        let metadata = value("metadata");
+        if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
+            return Err(Failure::field("metadata", "metadata must be an object."));
+        }
         if name.as_ref().map_or(0, String::len) > INFO_BYTES_MAX {
             return Err(Failure::field("name", "name has at most 4 KiB."));
         }
-        if metadata.as_ref().map_or(0, bytes_of) > INFO_BYTES_MAX {
+        if metadata.map_or(0, str::len) > INFO_BYTES_MAX {
             return Err(Failure::field("metadata", "metadata has at most 4 KiB of JSON."));
         }
         if name.is_none() && metadata.is_none() {
             return Err(Failure::field("name", "Give name, metadata or both."));
         }
-        Ok(Self { name, metadata })
+        Ok(Self { name, metadata: metadata.map(Into::into) })
     }
 }
 
 /// A device as it would say it of itself: the deviceInfo that others get.
 pub fn info_of(device: &Description) -> JsonText {
-    let mut info = Map::new();
-    info.insert("name".to_owned(), device.name.clone().into());
-    info.insert("type".to_owned(), device.kind.clone().into());
-    if let Ok(metadata) = serde_json::from_str::<Map<String, Value>>(&device.metadata) {
-        info.extend(metadata.into_iter().filter(|(name, _)| !["name", "type"].contains(&name.as_str())));
+    let mut info = format!("{{\"name\":{},\"type\":{}", wire::json(&device.name), wire::json(&device.kind));
+    let fields = merge::fields(&device.metadata).unwrap_or_default();
+    let others = merge::object(beside_name_and_type(&fields));
+    if let Some(others) = others.strip_prefix('{').filter(|others| *others != "}") {
+        info.push(',');
+        info.push_str(others);
+    } else {
+        info.push('}');
     }
-    Value::Object(info).to_string().into()
+    info.into()
 }
 
 fn unknown_device() -> Failure {
@@ -397,8 +414,7 @@ impl DeviceService {
     /// `invalid_field`, `unknown_device`; the store's failures.
     pub async fn update(&self, user: UserId, device: &str, patch: Patch) -> Outcome<String> {
         let id = DeviceId::parse(device).ok_or_else(unknown_device)?;
-        let metadata = patch.metadata.map(|metadata| Value::Object(metadata).to_string().into());
-        let update = UpdateDevice { user, device: id, name: patch.name, metadata };
+        let update = UpdateDevice { user, device: id, name: patch.name, metadata: patch.metadata };
         let (writer, store, hub) = (self.writer.clone(), self.store.clone(), self.hub.clone());
         let updated = async move {
             if !writer.update_device(update).await? {
@@ -550,13 +566,27 @@ mod tests {
         let [one, other] = same.map(|text| parse_info(Some(text)).unwrap().fingerprint);
         assert_eq!(one, other);
         assert_ne!(one, parse_info(Some(r#"{"b":1}"#)).unwrap().fingerprint);
+        let same = [r#"{"a":1e400,"b":"\ud83d"}"#, r#"{"b":"\ud83d", "a":1e400}"#];
+        let [one, other] = same.map(|text| parse_info(Some(text)).unwrap().fingerprint);
+        assert_eq!(one, other);
+        assert_ne!(one, parse_info(Some(r#"{"a":1e400}"#)).unwrap().fingerprint);
+    }
+
+    /// Of a node of another version it is the same, or stock clients become others in a rolling deploy.
+    #[test]
+    fn who_it_is_does_not_change_from_version_to_version() {
+        let info = parse_info(Some(r#"{"name":"My Device","type":"desktop","n":[1e2,"\u0041"]}"#)).unwrap();
+        assert_eq!(info.fingerprint, 0x4cf969f9c0439616);
     }
 
     #[test]
     fn a_patch_is_a_name_an_object_or_both() {
-        let patch = |value: Value| Patch::of(value.as_object().unwrap().clone());
+        let patch = |value: Value| Patch::of(&merge::fields(&value.to_string()).unwrap());
         let both = patch(json!({"name": "Desk", "metadata": {"n": 12345678901234567_u64}})).unwrap();
-        assert_eq!((both.name.as_deref(), both.metadata.unwrap().len()), (Some("Desk"), 1));
+        assert_eq!(
+            (both.name.as_deref(), both.metadata.as_deref()),
+            (Some("Desk"), Some(r#"{"n":12345678901234567}"#))
+        );
         let big = "x".repeat(INFO_BYTES_MAX + 1);
         for bad in [
             json!({}),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::error::{Answer, json_body};
 use super::extract::{ClientAddress, Fields, User};
 use crate::auth::{AuthService, Session};
 use crate::devices;
 use crate::failure::Outcome;
+use crate::merge;
 
 /// `POST /api/auth/register`
 pub async fn register(
@@ -21,17 +22,19 @@ pub async fn register(
 ) -> Answer {
     auth.admit(address).await?;
     check_device_info(fields.get("deviceInfo"))?;
-    let session = auth.register(fields.string("email")?, fields.string("password")?).await?;
+    let session = auth.register(&fields.string("email")?, &fields.string("password")?).await?;
     Ok(json_body(StatusCode::CREATED, body(&session)))
 }
 
 /// Clients of the replaced server send it along; a device is made when it
 /// connects.
-fn check_device_info(info: Option<&Value>) -> Outcome<()> {
+fn check_device_info(info: Option<&str>) -> Outcome<()> {
     match info {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(text)) => devices::parse_info(Some(text)).map(drop),
-        Some(info) => devices::parse_info(Some(&info.to_string())).map(drop),
+        None | Some("null") => Ok(()),
+        Some(info) => match merge::text(info) {
+            Some(said) => devices::parse_info(Some(&said.text)).map(drop),
+            None => devices::parse_info(Some(info)).map(drop),
+        },
     }
 }
 
@@ -42,7 +45,7 @@ pub async fn login(
     fields: Fields,
 ) -> Answer {
     auth.admit(address).await?;
-    let session = auth.login(fields.string("email")?, fields.string("password")?).await?;
+    let session = auth.login(&fields.string("email")?, &fields.string("password")?).await?;
     Ok(json_body(StatusCode::OK, body(&session)))
 }
 
@@ -63,7 +66,7 @@ pub async fn refresh(
     fields: Fields,
 ) -> Answer {
     auth.admit(address).await?;
-    let refreshed = auth.refresh(fields.string("refreshToken")?).await?;
+    let refreshed = auth.refresh(&fields.string("refreshToken")?).await?;
     let body = json!({
         "token": refreshed.token,
         "refreshToken": refreshed.refresh_token,
@@ -90,12 +93,12 @@ pub async fn change_password(
     User(identity): User,
     fields: Fields,
 ) -> Answer {
-    auth.change_password(&identity, fields.string("current")?, fields.string("new")?).await?;
+    auth.change_password(&identity, &fields.string("current")?, &fields.string("new")?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// `DELETE /api/account`
 pub async fn remove(State(auth): State<Arc<AuthService>>, User(identity): User, fields: Fields) -> Answer {
-    auth.remove_account(&identity, fields.string("password")?).await?;
+    auth.remove_account(&identity, &fields.string("password")?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -23,7 +23,7 @@ pub async fn update(
     PathText(id): PathText,
     fields: Fields,
 ) -> Answer {
-    let device = devices.update(identity.user, &id, Patch::of(fields.into_map())?).await?;
+    let device = devices.update(identity.user, &id, Patch::of(fields.all())?).await?;
     Ok(json_body(StatusCode::OK, device))
 }
 

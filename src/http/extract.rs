@@ -9,12 +9,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::error::Refused;
 use super::{Services, Settings};
 use crate::auth::{AuthService, Identity};
 use crate::failure::{Code, Failure, Outcome};
+use crate::merge::{self, Field, Text};
 use crate::net::network::Network;
 use crate::net::{BODY_DEADLINE, Peer};
 
@@ -111,27 +111,31 @@ impl<S: Send + Sync> FromRequestParts<S> for PathText {
     }
 }
 
-/// A JSON object, its fields by name.
-pub struct Fields(Map<String, Value>);
+/// A JSON object, its fields by name. Those that nobody asks for may be any JSON.
+pub struct Fields(Vec<Field>);
 
 impl Fields {
-    /// A string that must be there.
+    /// A string that must be there, every character of it.
     ///
     /// # Errors
     /// `invalid_field`.
-    pub fn string(&self, name: &str) -> Outcome<&str> {
-        let value = self.0.get(name).ok_or_else(|| Failure::field(name, format!("{name} is missing.")))?;
-        value.as_str().ok_or_else(|| Failure::field(name, format!("{name} must be a string.")))
+    pub fn string(&self, name: &str) -> Outcome<String> {
+        let value = self.get(name).ok_or_else(|| Failure::field(name, format!("{name} is missing.")))?;
+        match merge::text(value) {
+            Some(Text { text, is_whole: true }) => Ok(text),
+            Some(_) => Err(Failure::field(name, format!("{name} has half of a surrogate pair."))),
+            None => Err(Failure::field(name, format!("{name} must be a string."))),
+        }
     }
 
-    /// A field as it came, `null` included.
-    pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+    /// A field as JSON, `null` included.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|field| field.name == name).map(|field| field.value.as_str())
     }
 
     /// All of them.
-    pub fn into_map(self) -> Map<String, Value> {
-        self.0
+    pub fn all(&self) -> &[Field] {
+        &self.0
     }
 
     /// A whole number from 0 that must be there, also one written as `3.0` (to
@@ -140,33 +144,20 @@ impl Fields {
     /// # Errors
     /// `invalid_field`.
     pub fn number(&self, name: &str) -> Outcome<u64> {
-        let value = self.0.get(name).and_then(whole_number);
+        let value = self.get(name).and_then(merge::whole);
         value.ok_or_else(|| Failure::field(name, format!("{name} must be a whole number from 0.")))
     }
 }
-
-fn whole_number(value: &Value) -> Option<u64> {
-    let written_with_a_point = || {
-        let number = value.as_f64()?;
-        let is_exact = number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
-        is_exact.then_some(number as u64)
-    };
-    value.as_u64().or_else(written_with_a_point)
-}
-
-/// Up to here a double is exactly the number that was written.
-const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
 
 impl FromRequest<Services> for Fields {
     type Rejection = Refused;
 
     async fn from_request(request: Request, services: &Services) -> Result<Self, Refused> {
         let body = json_bytes(request, &services.settings).await?;
-        match serde_json::from_slice(&body) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(Failure::new(Code::InvalidJson, "The body must be a JSON object.").into()),
-            Err(_) => Err(not_json().into()),
-        }
+        let text = std::str::from_utf8(&body).map_err(|_| not_json())?;
+        let fields = merge::fields(text);
+        let not_an_object = || Failure::new(Code::InvalidJson, "The body must be a JSON object.");
+        Ok(Self(fields.ok_or_else(not_an_object)?))
     }
 }
 
@@ -228,18 +219,6 @@ async fn read_body(request: Request, bytes_max: usize) -> Outcome<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn whole_numbers_may_be_written_with_a_point() {
-        let read = |text: &str| whole_number(&serde_json::from_str(text).unwrap());
-        assert_eq!(read("0"), Some(0));
-        assert_eq!(read("18446744073709551615"), Some(u64::MAX));
-        assert_eq!(read("3.0"), Some(3));
-        assert_eq!(read("1e3"), Some(1_000));
-        for none in ["1.5", "-1", "-1.0", "1e300", "18446744073709551616", "\"3\"", "null", "[3]"] {
-            assert_eq!(read(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn only_trusted_proxies_say_where_a_request_came_from() {

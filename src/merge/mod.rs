@@ -7,6 +7,7 @@
 //! numbers, history and opIds belong to the store; the words of the wire to
 //! whoever answers the client.
 
+mod fields;
 mod json;
 mod number;
 mod object;
@@ -26,6 +27,8 @@ use json::Json;
 use ops::Operation;
 use parse::{DEPTH_SAFE, ParseError, parse};
 
+pub use fields::{Field, Text, fields, object, text};
+pub use number::whole;
 pub use outline::depth;
 
 /// Bounds of a stored state and of what is sent to change it.

@@ -4,6 +4,24 @@
 
 use std::cmp::Ordering;
 
+/// Up to here a double is exactly the number that was written.
+const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
+
+/// The whole number from 0 that `json`, which is known to be JSON, is; also one
+/// written as `3.0` or `3e0`, which is what some encoders make of it.
+pub fn whole(json: &str) -> Option<u64> {
+    let json = json.trim();
+    if !json.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        return None;
+    }
+    let written_otherwise = || {
+        let number: f64 = json.parse().ok()?;
+        let is_exact = number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
+        is_exact.then_some(number as u64)
+    };
+    json.parse().ok().or_else(written_otherwise)
+}
+
 /// Whether two numbers are the same value: `1`, `1.0` and `10e-1` are. What it
 /// cost is added to `steps` (see `Json::equals`).
 pub fn same(a: &str, b: &str, steps: &mut usize) -> bool {
@@ -136,6 +154,18 @@ mod tests {
 
     fn same(a: &str, b: &str) -> bool {
         super::same(a, b, &mut 0)
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_point() {
+        assert_eq!(whole("0"), Some(0));
+        assert_eq!(whole("18446744073709551615"), Some(u64::MAX));
+        assert_eq!(whole("3.0"), Some(3));
+        assert_eq!(whole("1e3"), Some(1_000));
+        let none = ["1.5", "-1", "-1.0", "1e300", "18446744073709551616", "\"3\"", "null", "[3]", "true"];
+        for none in none {
+            assert_eq!(whole(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::{events, fields};
 use crate::devices;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Arrival, Ending, Gone, Member, NotJoined, Recipient};
+use crate::merge;
 use crate::model::{Clock, ConnectionId, DeviceId, DeviceInfo, UserId};
 use crate::store::Selection;
 use crate::sync::restore::Restore;
@@ -66,7 +67,7 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     let unauthorized = || Failure::new(Code::Unauthorized, "CONNECT needs an object with a token.");
     // A list would be read as the object's fields in their order.
     let auth = Some(auth).filter(|auth| auth.starts_with('{')).ok_or_else(unauthorized)?;
-    let auth: Auth<'_> = serde_json::from_str(auth).map_err(|_| unauthorized())?;
+    let auth: Auth<'_> = fields::read(auth).map_err(|_| unauthorized())?;
     let token = fields::string(auth.token, "token").map_err(|_| unauthorized())?;
     let identity = services.auth.identify(&token).await?;
     let info = device_info(session, auth.device_info)?;
@@ -162,14 +163,13 @@ fn has_room(session: &Session, user: UserId, claimed: Option<DeviceId>, info: &D
 }
 
 fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<DeviceInfo> {
-    let in_query = session.take_device_info();
+    let in_query = session.take_device_info().filter(|info| !info.is_empty());
     match in_auth.filter(|info| info.get() != "null") {
-        // A string holds the JSON, as in the query.
-        Some(info) if info.get().starts_with('"') => {
-            let text: String = serde_json::from_str(info.get()).unwrap_or_default();
-            devices::parse_info(Some(&text))
-        }
-        Some(info) => devices::parse_info(Some(info.get())),
+        Some(info) => match merge::text(info.get()) {
+            // A string holds the JSON, as in the query.
+            Some(said) => devices::parse_info(Some(&said.text)),
+            None => devices::parse_info(Some(info.get())),
+        },
         None => devices::parse_info(in_query.as_deref()),
     }
 }

@@ -18,7 +18,7 @@ use super::messages;
 use super::session::{Session, Who};
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Class, Item};
-use crate::merge::OnConflict;
+use crate::merge::{self, OnConflict};
 use crate::model::{Clock, DeviceId, Epoch, Seq, SessionKey, Version};
 use crate::store::{Selection, SessionWrite, WriteChange};
 use crate::sync::{OP_ID_CHARS_MAX, Pending, ack_body};
@@ -219,8 +219,11 @@ fn write(who: Who, payload: &UpdatePayload<'_>, change: WriteChange) -> Outcome<
 }
 
 fn session_key(value: Option<&RawValue>) -> Outcome<SessionKey> {
-    let text = fields::string(value, "sessionKey")?;
-    SessionKey::parse(&text).ok_or_else(|| {
+    let value = fields::required(value, "sessionKey")?;
+    let text = merge::text(value.get())
+        .ok_or_else(|| Failure::field("sessionKey", "sessionKey must be a string."))?;
+    // With half of a surrogate pair it is no UTF-8.
+    Some(text).filter(|text| text.is_whole).and_then(|text| SessionKey::parse(&text.text)).ok_or_else(|| {
         let rule = "A session key has 1 to 128 bytes of UTF-8 and no control characters.";
         Failure::new(Code::InvalidKey, rule).with("field", "sessionKey")
     })

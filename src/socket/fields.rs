@@ -1,7 +1,11 @@
 //! The payload of an event, field by field, with the field's name in every
 //! complaint. Values that are passed on stay the text they were.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::value::MapDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::failure::{Code, Failure, Outcome};
@@ -25,9 +29,8 @@ pub fn named(json: &str) -> Outcome<Named<'_>> {
     let invalid =
         || Failure::new(Code::InvalidJson, "An event is a JSON array that starts with the event's name.");
     let arguments: Vec<&RawValue> = serde_json::from_str(json).map_err(|_| invalid())?;
-    let name =
-        arguments.first().and_then(|name| serde_json::from_str(name.get()).ok()).ok_or_else(invalid)?;
-    Ok(Named { name, payload: arguments.get(1).copied() })
+    let name = arguments.first().and_then(|name| merge::text(name.get())).ok_or_else(invalid)?;
+    Ok(Named { name: name.text, payload: arguments.get(1).copied() })
 }
 
 /// Containers around a value that is passed on.
@@ -54,9 +57,72 @@ pub fn object<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Outcome<
     if !payload.get().starts_with('{') {
         return Err(Failure::field("payload", "The payload must be an object."));
     }
-    serde_json::from_str(payload.get()).map_err(|error| {
+    read(payload.get()).map_err(|error| {
         Failure::field("payload", format!("The payload cannot be read: {}.", reason(&error)))
     })
+}
+
+/// Reads an object of the shape `T`. Fields that it has no use for may have any
+/// name that JSON allows, half of a surrogate pair included.
+///
+/// # Errors
+/// Those of the JSON parser.
+pub fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(json).or_else(|error| {
+        let Ok(Nameable(fields)) = serde_json::from_str(json) else { return Err(error) };
+        T::deserialize(MapDeserializer::new(fields.into_iter()))
+    })
+}
+
+/// The fields of an object that have a name in Unicode.
+struct Nameable<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Nameable<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NameableVisitor).map(Self)
+    }
+}
+
+struct NameableVisitor;
+
+impl<'de> Visitor<'de> for NameableVisitor {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Vec::new();
+        while let Some((Name(name), value)) = map.next_entry()? {
+            fields.extend(String::from_utf8(name).ok().map(|name| (name, value)));
+        }
+        Ok(fields)
+    }
+}
+
+/// A name as bytes: serde_json writes a lone surrogate into them as it would any
+/// other code point, which is no UTF-8.
+struct Name(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(NameVisitor).map(Self)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_bytes<E>(self, name: &[u8]) -> Result<Vec<u8>, E> {
+        Ok(name.to_vec())
+    }
 }
 
 /// What serde says, without the place in a text that the client never saw.
@@ -71,7 +137,7 @@ fn reason(error: &serde_json::Error) -> String {
 /// Those of the JSON parser.
 pub fn present<'de, D>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error>
 where
-    D: serde::Deserializer<'de>,
+    D: Deserializer<'de>,
 {
     <&RawValue>::deserialize(deserializer).map(Some)
 }

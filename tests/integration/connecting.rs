@@ -22,6 +22,18 @@ async fn an_existing_client_works_unmodified() {
 }
 
 #[tokio::test]
+async fn an_empty_device_info_is_none() {
+    let node = Node::start(&Env::new()).await;
+    let ann = node.register("ann").await;
+    let watcher = Device::named(&node, &ann, "Watcher").await;
+
+    Device::options(&node, &ann).query("deviceInfo", "").connect().await;
+
+    let connected = watcher.next("device-connected").await;
+    assert_eq!(connected["deviceInfo"], json!({"name": "", "type": "unknown"}));
+}
+
+#[tokio::test]
 async fn a_client_on_websocket_sends_and_receives() {
     sends_and_receives(&["websocket"], "websocket").await;
 }
