@@ -202,8 +202,7 @@ fn delete(who: Who, payload: Option<&RawValue>) -> Outcome<SessionWrite> {
 }
 
 fn write(who: Who, payload: &UpdatePayload<'_>, change: WriteChange) -> Outcome<SessionWrite> {
-    let base_version: Option<u64> =
-        fields::optional(payload.base_version, "baseVersion", "a whole number from 0")?;
+    let base_version = fields::whole(payload.base_version, "baseVersion", "a whole number from 0")?;
     let on_conflict: Option<OnConflict> =
         fields::optional(payload.on_conflict, "onConflict", "reject, overwrite or merge")?;
     Ok(SessionWrite {
@@ -269,7 +268,8 @@ struct GetPayload<'a> {
 }
 
 async fn get(session: &Session, who: Who, payload: Option<&RawValue>) -> Outcome<String> {
-    let selection = match payload {
+    // JavaScript's `undefined` arrives as null.
+    let selection = match payload.filter(|payload| payload.get() != "null") {
         None => Selection::default(),
         Some(payload) => {
             let payload: GetPayload<'_> = fields::object(Some(payload))?;
@@ -288,7 +288,7 @@ pub fn selection(keys: Option<&RawValue>, since: Option<&RawValue>) -> Outcome<S
     #[derive(Deserialize)]
     struct Since {
         epoch: String,
-        seq: u64,
+        seq: Box<RawValue>,
     }
     let keys: Option<Vec<String>> = fields::optional(keys, "keys", "a list of session keys")?;
     let keys =
@@ -298,7 +298,11 @@ pub fn selection(keys: Option<&RawValue>, since: Option<&RawValue>) -> Outcome<S
         return Err(Failure::field("since", format!("since must be {expected}.")));
     }
     let since: Option<Since> = fields::optional(since, "since", expected)?;
-    Ok(Selection { keys, since: since.map(|since| (Epoch(since.epoch.into()), Seq(since.seq))) })
+    let position = |since: Since| Some((Epoch(since.epoch.into()), Seq(merge::whole(since.seq.get())?)));
+    let since = since.map(|since| {
+        position(since).ok_or_else(|| Failure::field("since", format!("since must be {expected}.")))
+    });
+    Ok(Selection { keys, since: since.transpose()? })
 }
 
 fn parsed_key(key: &str) -> Outcome<SessionKey> {

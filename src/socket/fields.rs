@@ -164,6 +164,16 @@ pub fn optional<'a, T: Deserialize<'a>>(
     parsed.map(Some).map_err(|_| Failure::field(name, format!("{name} must be {expected}.")))
 }
 
+/// A whole number from 0, if it is there and not null; it may be written as `3.0`.
+///
+/// # Errors
+/// `invalid_field` naming what it must be.
+pub fn whole(value: Option<&RawValue>, name: &str, expected: &str) -> Outcome<Option<u64>> {
+    let Some(value) = value.filter(|value| value.get() != "null") else { return Ok(None) };
+    let number = merge::whole(value.get());
+    number.map(Some).ok_or_else(|| Failure::field(name, format!("{name} must be {expected}.")))
+}
+
 /// A string that must be there.
 ///
 /// # Errors

@@ -122,7 +122,7 @@ fn message_id(value: &RawValue) -> Outcome<MessageId> {
 
 fn ttl(value: Option<&RawValue>) -> Outcome<Duration> {
     let expected = "a whole number from 1 to 604800";
-    let seconds: Option<u64> = fields::optional(value, "ttlSeconds", expected)?;
+    let seconds = fields::whole(value, "ttlSeconds", expected)?;
     match seconds.unwrap_or(TTL_SECONDS_MAX) {
         seconds @ 1..=TTL_SECONDS_MAX => Ok(Duration::from_secs(seconds)),
         _ => Err(Failure::field("ttlSeconds", format!("ttlSeconds must be {expected}."))),

@@ -265,3 +265,36 @@ async fn an_event_before_connect_is_not_handled() {
     let session = node.rest_of(&ann).get("/api/session").await.expect(200);
     assert_eq!(session["sessionData"], json!({}));
 }
+
+#[tokio::test]
+async fn nothing_is_asked_for_with_null_too() {
+    let node = Node::start(&Env::new()).await;
+    let device = Device::connect(&node, &node.register("ann").await).await;
+    device.update("k", json!(1)).await;
+    // What `emit("session-get", undefined, callback)` sends.
+    let got = device.emit_ack("session-get", Value::Null).await;
+    assert_eq!((&got["ok"], &got["sessionData"]), (&json!(true), &json!({"k": 1})), "{got}");
+}
+
+#[tokio::test]
+async fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
+    let node = Node::start(&Env::new()).await;
+    let (mut socket, restored) = RawSocket::connect(&node, &node.register("ann").await).await;
+    let restored: Value = serde_json::from_str(&restored[2..]).unwrap();
+    for (version, base) in ["0.0", "1.0", "2e0", "0.3e1"].into_iter().enumerate() {
+        let update = format!(r#"{{"sessionKey":"k","state":{version},"baseVersion":{base}}}"#);
+        let ack = socket.emit_ack("session-update", &update).await;
+        assert!(ack.contains(r#""ok":true"#), "{base}: {ack}");
+    }
+    let since = format!(r#"{{"since":{{"epoch":{},"seq":3.0}}}}"#, restored[1]["epoch"]);
+    let got = socket.emit_ack("session-get", &since).await;
+    assert!(got.contains(r#""mode":"delta""#), "{got}");
+    let message = |ttl: &str| format!(r#"{{"targetDeviceId":"*","message":1,"ttlSeconds":{ttl}}}"#);
+    let sent = socket.emit_ack("device-message", &message("60.0")).await;
+    assert!(sent.contains(r#""ok":true"#), "{sent}");
+    for bad in ["1.5", "-1.0", "1e300", "\"1\""] {
+        let update = format!(r#"{{"sessionKey":"k","state":0,"baseVersion":{bad}}}"#);
+        let ack = socket.emit_ack("session-update", &update).await;
+        assert!(ack.contains(r#""code":"invalid_field""#), "{bad}: {ack}");
+    }
+}
