@@ -330,6 +330,64 @@ async fn a_node_that_was_taken_for_dead_comes_back_under_a_new_name() {
 }
 
 #[tokio::test]
+async fn rows_that_come_back_in_two_attempts_are_all_announced_again() {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::to(redis.port).await;
+    let mut asleep = Node::join(&proxy.url(), settings("asleep", quick(), InboundLimits::default())).await;
+    let b = Node::join(&redis.url(), settings("b", quick(), InboundLimits::default())).await;
+    let mut held = HashSet::new();
+    for _ in 0..20 {
+        let (user, device, online) = (user(), DeviceId::fresh(), online(1));
+        asleep.backplane.presence_set(user, device, online.clone()).await.unwrap();
+        held.insert((user, online.connection));
+    }
+    proxy.silence();
+    let users: Vec<UserId> = held.iter().map(|(user, _)| *user).collect();
+    for user in &users {
+        until(|| async { b.backplane.presence_of(*user).await.rows.is_empty() }).await;
+    }
+
+    // One of them cannot be written, until it can.
+    let broken = format!("tandem:presence:{{{}}}", users[0]);
+    redis.cli(&["set", &broken, "no hash"]);
+    proxy.heal();
+    until(|| async { b.backplane.presence_of(users[1]).await.rows.len() == 1 }).await;
+    redis.cli(&["del", &broken]);
+
+    let mut back = HashSet::new();
+    within(async {
+        while back != held {
+            if let Inbound::Reinstated(rows) = asleep.inbound.recv().await.unwrap() {
+                back.extend(rows.into_iter().map(|(user, _, row)| (user, row.connection)));
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_could_not_remove_a_row_at_first_still_leaves_in_good_order() {
+    let redis = RedisServer::start().await;
+    let mut a = Node::join(&redis.url(), settings("a", quick(), InboundLimits::default())).await;
+    let (ann, phone, held) = (user(), DeviceId::fresh(), online(1));
+    a.backplane.presence_set(ann, phone, held.clone()).await.unwrap();
+    let (rows, life) = (format!("tandem:presence:{{{ann}}}"), a.backplane.node());
+    let users = format!("tandem:life:{{{life}}}:users");
+
+    redis.cli(&["rename", &rows, "aside"]);
+    redis.cli(&["set", &rows, "no hash"]);
+    assert!(a.backplane.presence_remove(ann, phone, held.connection).await.is_err());
+    assert_eq!(redis.cli(&["scard", &users]), "1", "it may have a row");
+    redis.cli(&["rename", "aside", &rows]);
+    assert!(a.backplane.presence_remove(ann, phone, held.connection).await.unwrap());
+    assert_eq!(redis.cli(&["scard", &users]), "0");
+    a.up().await;
+    a.backplane.leave().await;
+
+    assert_eq!(redis.cli(&["smembers", "tandem:nodes"]), "", "nobody has to claim it");
+}
+
+#[tokio::test]
 async fn a_claimer_that_dies_is_followed_by_the_next_and_nothing_is_told_twice() {
     let world = World::redis().await;
     let (dead, b, mut c) = (world.node("dead").await, world.node("b").await, world.node("c").await);

@@ -8,7 +8,7 @@
 mod claims;
 pub(super) mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
@@ -28,6 +28,10 @@ use table::{Beat, Placing, Stood, Table};
 /// Rows written back together, so that a large node does not hold up Redis.
 const RESTORE_CHUNK: usize = 128;
 
+/// Users of whom rows are remembered that could not be removed. Beyond that this
+/// life leaves them to others, as if it had died.
+const UNREMOVED_USERS_MAX: usize = 16_384;
+
 pub(super) struct Presence {
     node_id: String,
     table: Arc<dyn Table>,
@@ -45,10 +49,15 @@ struct Own {
     rows: BTreeMap<UserId, BTreeMap<DeviceId, Online>>,
     /// Redis may lack some of them.
     unwritten: bool,
-    /// Rows may stand that are not ours any more: a removal failed.
-    unremoved: bool,
+    /// Rows that may stand and are not ours any more: their removal failed. The hub
+    /// tries again, and tells the others then.
+    unremoved: HashMap<UserId, HashSet<(DeviceId, ConnectionId)>>,
+    /// There may be more of them than are remembered.
+    unremoved_more: bool,
     /// Others announced them as gone.
     buried: bool,
+    /// Rows that stand again since then, and are to be announced.
+    back: Vec<(UserId, DeviceId, Row)>,
     left: bool,
 }
 
@@ -58,8 +67,10 @@ impl Own {
             life: new_life(node_id),
             rows: BTreeMap::new(),
             unwritten: false,
-            unremoved: false,
+            unremoved: HashMap::new(),
+            unremoved_more: false,
             buried: false,
+            back: Vec::new(),
             left: false,
         }
     }
@@ -113,7 +124,7 @@ impl Presence {
             self.own().forget(user, device, online.connection);
         } else if !self.own().holds(user, device, online.connection) {
             // It went while it was being written: the removal came first.
-            self.table.remove(user, device, online.connection).await?;
+            self.remove_row(user, device, online.connection).await?;
         }
         Ok(placed)
     }
@@ -125,11 +136,10 @@ impl Presence {
         connection: ConnectionId,
     ) -> Result<bool, Unavailable> {
         self.own().forget(user, device, connection);
-        let removed = self.remove_row(user, device, connection).await;
-        let removed = removed.inspect_err(|_| self.own().unremoved = true)?;
+        let removed = self.remove_row(user, device, connection).await?;
         let (life, last) = {
             let own = self.own();
-            (own.life.clone(), !own.rows.contains_key(&user) && !own.unremoved)
+            (own.life.clone(), !own.may_have_rows_of(user))
         };
         if last {
             self.table.drop_users(&life, &[user]).await?;
@@ -147,8 +157,12 @@ impl Presence {
         device: DeviceId,
         connection: ConnectionId,
     ) -> Result<bool, Unavailable> {
-        self.reachable()?;
-        self.table.remove(user, device, connection).await
+        let removed = match self.reachable() {
+            Ok(()) => self.table.remove(user, device, connection).await,
+            Err(error) => Err(error),
+        };
+        self.own().note_removal(user, device, connection, removed.is_ok());
+        removed
     }
 
     pub(super) async fn of(&self, user: UserId) -> Roster {
@@ -181,20 +195,26 @@ impl Presence {
     /// The rows that are left go, and the life ends in good order. Where one may
     /// stand all the same, others will find it, as if this node had died.
     pub(super) async fn leave(&self) {
-        let (life, rows, unremoved) = {
+        let (life, rows, unremoved, unremoved_more) = {
             let mut own = self.own();
             own.left = true;
-            (own.life.clone(), std::mem::take(&mut own.rows), own.unremoved)
+            let (rows, unremoved) = (std::mem::take(&mut own.rows), std::mem::take(&mut own.unremoved));
+            (own.life.clone(), rows, unremoved, own.unremoved_more)
         };
         self.registered.send_replace(false);
         if self.reachable_link().is_err() {
             return;
         }
-        let rows =
-            rows.into_iter().flat_map(|(user, devices)| devices.into_iter().map(move |row| (user, row)));
-        let removals =
-            rows.map(|(user, (device, online))| self.table.remove(user, device, online.connection));
-        if join_all(removals).await.iter().any(Result::is_err) || unremoved {
+        let rows = rows.into_iter().flat_map(|(user, devices)| {
+            devices.into_iter().map(move |(device, online)| (user, device, online.connection))
+        });
+        let unremoved = unremoved.into_iter().flat_map(|(user, rows)| {
+            rows.into_iter().map(move |(device, connection)| (user, device, connection))
+        });
+        let removals = rows
+            .chain(unremoved)
+            .map(|(user, device, connection)| self.table.remove(user, device, connection));
+        if join_all(removals).await.iter().any(Result::is_err) || unremoved_more {
             return;
         }
         let _ = tokio::join!(self.table.unlist(&life), self.table.forget(&life));
@@ -250,17 +270,22 @@ impl Presence {
         let was_registered = self.registered.send_replace(true);
         let is_due = std::mem::take(&mut self.own().unwritten);
         if is_due || found != Beat::Known || !was_registered {
-            let back = self.restore(&life).await.inspect_err(|_| self.own().unwritten = true)?;
+            self.restore(&life).await.inspect_err(|_| self.own().unwritten = true)?;
+            let (was_buried, back) = {
+                let mut own = self.own();
+                (std::mem::take(&mut own.buried), std::mem::take(&mut own.back))
+            };
             // Rows that others announced as gone are announced again.
-            if std::mem::take(&mut self.own().buried) && !back.is_empty() {
+            if was_buried && !back.is_empty() {
                 self.inbound.reinstated(back);
             }
         }
         Ok(())
     }
 
-    /// Writes all of this node's rows; those that did not stand.
-    async fn restore(&self, life: &NodeLife) -> Result<Vec<(UserId, DeviceId, Row)>, Unavailable> {
+    /// Writes all of this node's rows, and notes those that did not stand, also
+    /// where it fails midway: the next time they do.
+    async fn restore(&self, life: &NodeLife) -> Result<(), Unavailable> {
         let rows: Vec<(UserId, DeviceId, Online)> = {
             let own = self.own();
             let rows = own
@@ -269,7 +294,6 @@ impl Presence {
                 .flat_map(|(user, devices)| devices.iter().map(|(d, o)| (*user, *d, o.clone())));
             rows.collect()
         };
-        let mut written = Vec::new();
         for chunk in rows.chunks(RESTORE_CHUNK) {
             let users: Vec<UserId> = chunk.iter().map(|(user, _, _)| *user).collect();
             self.table.note_users(life, &users).await?;
@@ -277,9 +301,17 @@ impl Presence {
                 let row = online.on(life);
                 self.place(Placing { user: *user, device: *device, row, restores: true })
             });
+            let mut outcome = Ok(());
             for ((user, device, online), stood) in chunk.iter().zip(join_all(placed).await) {
-                match stood? {
-                    Stood::Placed(None) => written.push((*user, *device, online.on(life))),
+                let stood = match stood {
+                    Ok(stood) => stood,
+                    Err(error) => {
+                        outcome = Err(error);
+                        continue;
+                    }
+                };
+                match stood {
+                    Stood::Placed(None) => self.own().note_back(*user, *device, online.on(life)),
                     Stood::Placed(Some(row)) if row.connection != online.connection => {
                         self.inbound.overtaken(*user, *device, row.connection);
                     }
@@ -291,11 +323,13 @@ impl Presence {
                 }
                 // It may have gone while it was being written.
                 if !self.own().holds(*user, *device, online.connection) {
-                    self.table.remove(*user, *device, online.connection).await?;
+                    let removed = self.remove_row(*user, *device, online.connection).await;
+                    outcome = outcome.and(removed.map(drop));
                 }
             }
+            outcome?;
         }
-        Ok(written)
+        Ok(())
     }
 
     async fn write(
@@ -353,6 +387,32 @@ impl Own {
     fn holds(&self, user: UserId, device: DeviceId, connection: ConnectionId) -> bool {
         let online = self.rows.get(&user).and_then(|devices| devices.get(&device));
         online.is_some_and(|online| online.connection == connection)
+    }
+
+    /// Whether a row of the user's may stand that this life wrote.
+    fn may_have_rows_of(&self, user: UserId) -> bool {
+        self.rows.contains_key(&user) || self.unremoved.contains_key(&user) || self.unremoved_more
+    }
+
+    fn note_back(&mut self, user: UserId, device: DeviceId, row: Row) {
+        if self.buried {
+            self.back.push((user, device, row));
+        }
+    }
+
+    fn note_removal(&mut self, user: UserId, device: DeviceId, connection: ConnectionId, is_done: bool) {
+        if !is_done {
+            let has_room = self.unremoved.len() < UNREMOVED_USERS_MAX;
+            self.unremoved_more |= !has_room;
+            if has_room || self.unremoved.contains_key(&user) {
+                self.unremoved.entry(user).or_default().insert((device, connection));
+            }
+        } else if let Some(rows) = self.unremoved.get_mut(&user) {
+            rows.remove(&(device, connection));
+            if rows.is_empty() {
+                self.unremoved.remove(&user);
+            }
+        }
     }
 
     fn forget(&mut self, user: UserId, device: DeviceId, connection: ConnectionId) {
