@@ -60,7 +60,7 @@ pub async fn ask_regularly(hub: Hub) {
             }
             Err(error) => tracing::debug!(%error, "the store did not say what mail there is"),
         }
-        let is_placed = since.0.is_some() && revoked_since.is_some() && mail_since.is_some();
+        let is_placed = since.place.is_some() && revoked_since.is_some() && mail_since.is_some();
         let alone = hub.is_clustered() && !hub.0.backplane.is_up();
         let pause = match (is_placed, alone) {
             (false, _) => UNTIL_PLACED,

@@ -234,9 +234,9 @@ impl Store for SimulatedStore {
 
     async fn moved(&self, since: &MovedSince) -> StoreResult<Moved> {
         self.read(self.host.lane, |data| {
-            let from = since.0.map_or(data.moved.len(), |since| since as usize);
+            let from = since.place.map_or(data.moved.len(), |since| since as usize);
             let heads: BTreeMap<_, _> = data.moved[from..].iter().copied().collect();
-            Moved { heads: heads.into_iter().collect(), next: MovedSince(Some(data.moved.len() as u64)) }
+            Moved { heads: heads.into_iter().collect(), next: MovedSince::at(data.moved.len() as u64) }
         })
         .await
     }

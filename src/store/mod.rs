@@ -142,7 +142,19 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Where the last ask of what moved ended; the default asks from now on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MovedSince(pub Option<u64>);
+pub struct MovedSince {
+    /// What lies below was told, but for what was open then.
+    pub place: Option<u64>,
+    /// Transactions below it that had not ended.
+    pub open: Vec<u64>,
+}
+
+impl MovedSince {
+    /// Everything below `place` was told.
+    pub fn at(place: u64) -> Self {
+        Self { place: Some(place), open: Vec::new() }
+    }
+}
 
 /// What moved since the last ask.
 #[derive(Clone, Debug, Default)]

@@ -34,6 +34,30 @@ async fn a_node_is_told_whose_head_another_moved(bed: &Bed) {
     asking.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_stays_open_makes_nothing_come_twice_and_is_heard_at_its_end() {
+    let bed = Bed::postgres().await;
+    let (one, two) = (bed.user().await, bed.user().await);
+    let mut holder = bed.connection().await;
+    let open = format!(
+        "BEGIN; INSERT INTO moves (xid, user_id, seq, at)
+         VALUES (pg_current_xact_id()::text::bigint, '{}', 7, 0)",
+        two.0
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(open)).execute(&mut holder).await.unwrap();
+    let start = bed.store.moved(&MovedSince::default()).await.unwrap();
+    super::bed::written(&*bed.store, write(one, "a", "1")).await;
+
+    let moved = bed.store.moved(&start.next).await.unwrap();
+    assert_eq!(moved.heads, [(one, Seq(1))]);
+    let moved = bed.store.moved(&moved.next).await.unwrap();
+    assert_eq!(moved.heads, [], "that is known");
+
+    sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    let moved = bed.store.moved(&moved.next).await.unwrap();
+    assert_eq!(moved.heads, [(two, Seq(7))]);
+}
+
 /// Ten writers a node, 200 writes each; a refusal for load is tried again.
 async fn hammer(bed: &Bed, users: &[UserId]) {
     let tasks = Tasks::default();

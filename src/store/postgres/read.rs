@@ -190,32 +190,38 @@ fn change_of(row: &PgRow, user: UserId, at: &str) -> Result<Option<Change>, sqlx
     }))
 }
 
-/// Whose session moved in transactions that the last ask may not have seen: those
-/// from the oldest that ran then. Some come twice. Whoever asks from before what
-/// is kept of `moves`, or from a place that is yet to come (the database's past
-/// went back), is told everybody's head. `glimpse` names columns of the past's.
+/// Whose session moved in transactions that the last ask could not see: those that
+/// began later, and those that had not ended. One that stays open for long, in
+/// whatever database of the server, makes nothing come twice. Whoever asks from
+/// before what is kept of `moves`, or from a place that is yet to come (the
+/// database's past went back), is told everybody's head. `glimpse` names columns of
+/// the past's.
 pub async fn moved(
     connection: &mut PgConnection,
     since: &MovedSince,
     glimpse: &str,
 ) -> Result<(Moved, Glimpse), sqlx::Error> {
     let text = format!(
-        "SELECT {glimpse}, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next,
+        "SELECT {glimpse}, pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS next,
+             ARRAY(SELECT open::text::bigint FROM pg_snapshot_xip(pg_current_snapshot()) AS open) AS open,
              coalesce((SELECT value::bigint FROM meta WHERE name = 'prune.moves'), 0) AS pruned,
              head.user_id, head.seq
          FROM (SELECT 1) AS one LEFT JOIN (
-             SELECT user_id, max(seq) AS seq FROM moves WHERE xid >= $1 GROUP BY user_id
+             SELECT user_id, max(seq) AS seq FROM moves WHERE xid >= $1 OR xid = ANY($2) GROUP BY user_id
          ) AS head ON true"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(text))
-        .bind(since.0.map_or(i64::MAX, u64::cast_signed))
+        .bind(since.place.map_or(i64::MAX, u64::cast_signed))
+        .bind(since.open.iter().map(|xid| xid.cast_signed()).collect::<Vec<_>>())
         .fetch_all(&mut *connection)
         .await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let glimpse = Glimpse::of(first)?;
-    let (next, pruned) = (sql::number(first, "next")?, sql::number(first, "pruned")?);
-    let rows = match since.0 {
-        Some(since) if since <= pruned || since > next => {
+    let (place, pruned) = (sql::number(first, "next")?, sql::number(first, "pruned")?);
+    let open: Vec<i64> = first.try_get("open")?;
+    let open = open.into_iter().map(i64::cast_unsigned).collect();
+    let rows = match since.place {
+        Some(since) if since <= pruned || since > place => {
             sqlx::query("SELECT id AS user_id, seq FROM users WHERE seq > 0").fetch_all(connection).await?
         }
         _ => rows,
@@ -226,7 +232,7 @@ pub async fn moved(
             heads.push((UserId(id), seq(&row, "seq")?));
         }
     }
-    Ok((Moved { heads, next: MovedSince(Some(next)) }, glimpse))
+    Ok((Moved { heads, next: MovedSince { place: Some(place), open } }, glimpse))
 }
 
 /// The kept versions of a key, newest first.

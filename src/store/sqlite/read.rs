@@ -181,8 +181,8 @@ fn change_of(row: &SqliteRow, user: UserId, at: &str) -> Result<Change, sqlx::Er
 /// Also the epoch.
 pub async fn moved(readers: &SqlitePool, since: &MovedSince) -> Result<(Moved, Epoch), sqlx::Error> {
     let Mark { epoch, commits: last } = sql::mark(&mut *readers.acquire().await?).await?;
-    let next = MovedSince(Some(last));
-    let Some(since) = since.0.filter(|since| *since < last) else {
+    let next = MovedSince::at(last);
+    let Some(since) = since.place.filter(|since| *since < last) else {
         return Ok((Moved { heads: Vec::new(), next }, epoch));
     };
     let rows =
