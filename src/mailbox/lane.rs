@@ -80,8 +80,8 @@ struct State {
     checked: HashMap<DeviceId, ConnectionId>,
     /// Something may be kept for the device.
     blocked: bool,
-    /// Messages of this lane that are kept and of which nothing was heard since,
-    /// in their order.
+    /// Messages of this lane that are kept, or may be, and of which nothing was heard
+    /// since, in their order.
     kept: VecDeque<MessageId>,
     /// The device confirmed the last message from another node.
     warm: bool,
@@ -303,6 +303,7 @@ impl Lane {
         mut word: oneshot::Receiver<Delivery>,
         is_online: bool,
     ) {
+        let may_be_kept = matches!(outcome, Err(StoreError::Unavailable { unknown: true }));
         let posted = outcome.map_err(Failure::from).and_then(|outcome| outcome.map_err(Failure::from));
         let posted = match posted {
             Ok(Posted { duplicate: None, ahead }) => ahead,
@@ -312,7 +313,11 @@ impl Lane {
                 return posting.settle(Ok(Receipt { fate, duplicate: true }));
             }
             Err(failure) => {
-                self.settled(&posting.message.id);
+                // One that may be kept is not overtaken: what comes next is kept too, and whether anything was
+                // before it tells what became of this one.
+                if !may_be_kept {
+                    self.settled(&posting.message.id);
+                }
                 mailbox.forget_word(&posting.direct());
                 return posting.settle(Err(failure));
             }

@@ -48,21 +48,12 @@ async fn a_connect_whose_commit_was_not_answered_costs_no_identity_and_no_messag
     let message = json!({"targetDeviceId": id, "message": "for the phone"});
     assert_eq!(laptop.emit_ack("device-message", message).await["status"], "queued");
 
-    // Commits happen, and are answered when a standby that is not there has them, too.
-    let waits_for = async |standby: &str| {
-        database.query(&format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"));
-        database.query("SELECT pg_reload_conf()");
-        eventually("the server waits for it", || async {
-            (database.query("SHOW synchronous_standby_names") == standby).then_some(())
-        })
-        .await;
-    };
-    waits_for("away").await;
+    database.waits_for_standby("away").await;
     let mut unlucky = RawSocket::open(&node).await;
     let auth = json!({"token": ann.token, "deviceInfo": {"name": "Phone", "type": "test"}});
     unlucky.send(&format!("40{auth}")).await;
     within_secs(20, unlucky.closed()).await;
-    waits_for("").await;
+    database.waits_for_standby("").await;
 
     // What the store still cannot take closes the transport, and a stock client comes again.
     let phone = Device::named(&node, &ann, "Phone").await;

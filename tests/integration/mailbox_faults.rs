@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::answers::{accepted, refused};
 use crate::support::{
-    ChaosProxy, Cluster, Device, Env, Node, Random, eventually, short_or_long, within_secs,
+    ChaosProxy, Cluster, Device, Env, Node, Postgres, Random, eventually, short_or_long, within_secs,
 };
 
 /// What is promised for a message whose publish is lost and which nothing follows.
@@ -28,6 +28,41 @@ fn to(target: &str, message: impl Into<Value>) -> Value {
 
 fn contents(device: &Device) -> Vec<Value> {
     device.events("device-message").iter().map(|event| event["message"].clone()).collect()
+}
+
+#[tokio::test]
+async fn a_message_whose_keeping_was_not_answered_is_not_overtaken() {
+    let database = Postgres::start().await;
+    let node = Node::start(&Env::new().set("DATABASE_URL", database.url())).await;
+    let ann = node.register("ann").await;
+    let phone = Device::named(&node, &ann, "Phone").await;
+    let laptop = Device::named(&node, &ann, "Laptop").await;
+    let send = async |message: &str, id: Option<&str>| {
+        let mut sent = json!({"targetDeviceId": laptop.id(), "message": message});
+        if let Some(id) = id {
+            sent["messageId"] = json!(id);
+        }
+        phone.emit_ack("device-message", sent).await
+    };
+    assert_eq!(send("zero", None).await["status"], "delivered");
+
+    // Commits happen, and are answered when a standby that is not there has them, too.
+    database.waits_for_standby("away").await;
+    let unknown = send("one", Some("m-1")).await;
+    assert_eq!(unknown["error"]["unknown"], true, "{unknown}");
+    database.waits_for_standby("").await;
+    assert_eq!(send("two", None).await["ok"], true);
+
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        heard.push(laptop.next("device-message").await["message"].clone());
+    }
+    assert_eq!(heard, ["zero", "one", "two"]);
+    // Once the device has them, nothing is in the way of the next one.
+    eventually("messages go straight to their device again", || async {
+        (send("more", None).await["status"] == "delivered").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

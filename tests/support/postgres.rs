@@ -155,6 +155,20 @@ impl Postgres {
         self.query("SELECT pg_promote()");
     }
 
+    /// From now on commits happen, and are answered when a standby of this name has them, too; without a name at
+    /// once.
+    pub async fn waits_for_standby(&self, name: &str) {
+        self.query(&format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+        self.query("SELECT pg_reload_conf()");
+        // Each connection is a new session, which sees what the server has read by then.
+        within_secs(10, async {
+            while self.query("SHOW synchronous_standby_names") != name {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// What `psql` prints for a query: rows by line, columns by `|`.
     pub fn query(&self, sql: &str) -> String {
         let output = Command::new(program("psql"))
