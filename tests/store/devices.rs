@@ -2,8 +2,8 @@
 
 use tandem::model::{BootId, ConnectionId, DeviceId, Timestamp, UserId};
 use tandem::store::{
-    Command, ConnectDevice, ConnectRefusal, Connected, LeaveConnection, LeaveDevice, Reply, StillThere, Store,
-    UpdateDevice,
+    Command, ConnectDevice, ConnectRefusal, Connected, LeaveConnection, LeaveDevice, Reply, StillThere,
+    Store, UpdateDevice,
 };
 
 use super::bed::{Bed, connect, info, login};
