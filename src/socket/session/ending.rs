@@ -68,6 +68,11 @@ impl Session {
     /// Tells the client why it has to go, in a way that makes stock clients stay
     /// away, and closes. What the client sent before is not answered any more.
     pub(super) fn farewell(&self, why: Failure, gone: Gone) {
+        // First: a client that is quick closes the transport as soon as it reads that, and would pass for one
+        // that was lost and may be back.
+        if let Some(who) = self.who.get() {
+            self.leave(*who, gone);
+        }
         let farewell = [wire::error_event(&why, None), wire::disconnect()];
         if self.outbox.is_held() {
             // Before the restore nothing else is on its way; the client has not
