@@ -331,7 +331,9 @@ pub struct Device {
     pub fingerprint: u64,
     /// When it was first seen.
     pub created_at: Timestamp,
-    /// Start of its latest connection.
+    /// Its latest connection, which may have ended.
+    pub connection: Option<ConnectionId>,
+    /// Start of it.
     pub connected_at: Option<Timestamp>,
     /// The last moment it is known to have been connected.
     pub last_seen: Timestamp,

@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::{Departure, Ending, Gone, Hub, Presence};
 use crate::backplane::{
-    Kick, Kind, NodeLife, Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Roster, Row,
+    Kick, Kind, NodeLife, Online, Ping, Placed, Pong, PresenceChange, PresenceEvent, Roster, Row, Unavailable,
 };
 use crate::model::{Clock, ConnectionId, DeviceId, JsonText, Timestamp, UserId};
+use crate::store::StoreResult;
 use crate::wire;
 
 /// How long another node has to ping its device for us: its own wait for the
@@ -70,7 +71,15 @@ impl Hub {
                 fence: arrival.fence,
                 epoch: hub.0.store.epoch(),
             };
-            let placed = hub.0.backplane.presence_set(arrival.user, arrival.device, online).await;
+            let mut placed = hub.0.backplane.presence_set(arrival.user, arrival.device, online.clone()).await;
+            if let Ok(Placed::Fenced { by }) = &placed {
+                match hub.is_latest(&arrival).await {
+                    Ok(true) => placed = hub.place_instead(&arrival, online, by.connection).await,
+                    Ok(false) => {}
+                    // Who comes again finds out.
+                    Err(_) => return hub.end_connection(arrival.user, arrival.connection, Ending::ComeBack),
+                }
+            }
             if placed.is_ok()
                 && let Some(room) = hub.room(arrival.user)
             {
@@ -96,6 +105,24 @@ impl Hub {
                 Ok(Placed::Stands { replaced: None }) | Err(_) => hub.announce(&arrival),
             }
         });
+    }
+
+    /// Whether the store gave this connection the device last.
+    async fn is_latest(&self, arrival: &Arrival) -> StoreResult<bool> {
+        let devices = self.0.store.devices(arrival.user).await?;
+        let latest = devices.iter().find(|device| device.id == arrival.device);
+        Ok(latest.is_some_and(|device| device.connection == Some(arrival.connection)))
+    }
+
+    /// The row that keeps it out is one of before the database was put back: it goes.
+    async fn place_instead(
+        &self,
+        arrival: &Arrival,
+        online: Online,
+        by: ConnectionId,
+    ) -> Result<Placed, Unavailable> {
+        self.0.backplane.presence_remove(arrival.user, arrival.device, by).await?;
+        self.0.backplane.presence_set(arrival.user, arrival.device, online).await
     }
 
     async fn take_back(&self, arrival: &Arrival, was_known: bool) {

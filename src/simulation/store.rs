@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use super::fate::{Lane, lane_of};
 use super::weather::{Defect, Host, Weather};
 use crate::model::{
-    Change, Device, DeviceId, Epoch, MessageId, Revoked, Seq, SessionKey, Timestamp, UserId, Version,
+    Change, ConnectionId, Device, DeviceId, Epoch, MessageId, Revoked, Seq, SessionKey, Timestamp, UserId,
+    Version,
 };
 use crate::store::roster::{self, Roster};
 use crate::store::{
@@ -254,7 +255,7 @@ impl Store for SimulatedStore {
             let rows = data.roster.devices.iter().filter(|(_, row)| row.user == user);
             let mut ids: Vec<_> = rows.map(|(id, _)| *id).collect();
             ids.sort();
-            ids.into_iter().map(device).collect()
+            ids.into_iter().map(|id| device(id, data.roster.devices[&id].connection)).collect()
         })
         .await
     }
@@ -338,7 +339,7 @@ impl Store for SimulatedStore {
     }
 }
 
-fn device(id: DeviceId) -> Device {
+fn device(id: DeviceId, connection: Option<ConnectionId>) -> Device {
     Device {
         id,
         name: String::new(),
@@ -346,6 +347,7 @@ fn device(id: DeviceId) -> Device {
         metadata: "{}".into(),
         fingerprint: 0,
         created_at: Timestamp(0),
+        connection,
         connected_at: None,
         last_seen: Timestamp(0),
     }

@@ -65,6 +65,15 @@ async fn a_backup_that_is_put_back_begins_a_new_epoch_and_clients_load_everythin
 
 #[tokio::test]
 async fn after_a_backup_is_put_back_devices_that_return_stay_whatever_redis_holds_of_before() {
+    a_device_that_returns_stays(true).await;
+}
+
+#[tokio::test]
+async fn devices_that_return_stay_also_where_no_change_was_lost_and_the_epoch_is_the_same() {
+    a_device_that_returns_stays(false).await;
+}
+
+async fn a_device_that_returns_stays(a_change_is_lost: bool) {
     let folder = tempfile::tempdir().unwrap();
     let redis = RedisServer::start().await;
     let mut node = Node::start_in(folder.path(), &Env::new().set("REDIS_URL", redis.url())).await;
@@ -77,7 +86,9 @@ async fn after_a_backup_is_put_back_devices_that_return_stay_whatever_redis_hold
         phone.break_transport().await;
         phone.restored_again().await;
     }
-    phone.update("a", json!("after")).await;
+    if a_change_is_lost {
+        phone.update("a", json!("after")).await;
+    }
 
     // Its row stays in Redis.
     node.kill_9();

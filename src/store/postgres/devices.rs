@@ -319,7 +319,7 @@ pub async fn update(connection: &mut PgConnection, update: &UpdateDevice) -> Res
 /// A user's devices, oldest first.
 pub async fn list(connection: &mut PgConnection, user: UserId) -> Result<Vec<Device>, sqlx::Error> {
     let text = format!(
-        "SELECT d.id, d.name, d.type, d.metadata, d.fingerprint, d.created_at, d.connected_at,
+        "SELECT d.id, d.name, d.type, d.metadata, d.fingerprint, d.created_at, d.connection_id, d.connected_at,
              {LAST_SEEN} AS last_seen
          FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
          WHERE d.user_id = $1 AND d.revoked_at IS NULL ORDER BY d.created_at, d.id"
@@ -338,6 +338,7 @@ fn device(row: &PgRow) -> Result<Device, sqlx::Error> {
         metadata: metadata.into(),
         fingerprint: row.try_get::<i64, _>("fingerprint")?.cast_unsigned(),
         created_at: time(row, "created_at")?,
+        connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(ConnectionId),
         connected_at: connected_at.map(Timestamp),
         last_seen: time(row, "last_seen")?,
     })

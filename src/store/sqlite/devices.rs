@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 
 use super::logins;
-use super::sql::{Script, json_list, number, time, uuid};
+use super::sql::{Script, connection as connection_of, json_list, number, time, uuid};
 use crate::model::{
     BootId, ConnectionId, Description, Device, DeviceId, LoginId, Revoked, Timestamp, UserId,
 };
@@ -355,7 +355,8 @@ pub async fn beat(
 /// A user's devices, oldest first.
 pub async fn list(readers: &SqlitePool, user: UserId) -> Result<Vec<Device>, sqlx::Error> {
     let text = format!(
-        "SELECT d.id, d.name, d.type, d.metadata, d.fingerprint, d.created_at, d.connected_at, {LAST_SEEN} AS last_seen
+        "SELECT d.id, d.name, d.type, d.metadata, d.fingerprint, d.created_at, d.connection_id, d.connected_at,
+             {LAST_SEEN} AS last_seen
          FROM devices AS d LEFT JOIN nodes AS n ON n.boot_id = d.boot_id
          WHERE d.user_id = ? AND d.revoked_at IS NULL ORDER BY d.created_at, d.id"
     );
@@ -373,6 +374,7 @@ fn device(row: &SqliteRow) -> Result<Device, sqlx::Error> {
         metadata: metadata.into(),
         fingerprint: row.try_get::<i64, _>("fingerprint")?.cast_unsigned(),
         created_at: time(row, "created_at")?,
+        connection: connection_of(row, "connection_id")?,
         connected_at: connected_at.map(Timestamp),
         last_seen: time(row, "last_seen")?,
     })

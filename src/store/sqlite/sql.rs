@@ -9,7 +9,7 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteQueryResult,
 use sqlx::{Arguments, AssertSqlSafe, Either, Encode, Executor, Row, Type};
 
 use super::marker::Mark;
-use crate::model::{DeviceId, Epoch, JsonText, Seq, SessionKey, Timestamp, UserId, Version};
+use crate::model::{ConnectionId, DeviceId, Epoch, JsonText, Seq, SessionKey, Timestamp, UserId, Version};
 
 /// Rows that one statement of [`insert_all`] inserts, biggest first: rows are cut into
 /// these, so that only few statement texts exist and each stays prepared.
@@ -145,6 +145,12 @@ pub fn epoch(row: &SqliteRow, column: &str) -> Result<Epoch, sqlx::Error> {
 /// A column that holds a UUID.
 pub fn uuid(row: &SqliteRow, column: &str) -> Result<uuid::Uuid, sqlx::Error> {
     parse_uuid(column, row.try_get(column)?)
+}
+
+/// A connection id that may be null.
+pub fn connection(row: &SqliteRow, column: &str) -> Result<Option<ConnectionId>, sqlx::Error> {
+    let text: Option<&str> = row.try_get(column)?;
+    text.map(|text| parse_uuid(column, text).map(ConnectionId)).transpose()
 }
 
 /// A device id that may be null.
