@@ -91,8 +91,7 @@ impl AuthService {
     }
 
     async fn end(&self, user: UserId, which: Which) -> Outcome<()> {
-        let at = Clock::now();
-        self.revoke(user, Command::EndLogins(EndLogins { user, which, at }), at).await.map(drop)
+        self.revoke(user, |at| Command::EndLogins(EndLogins { user, which, at })).await.map(drop)
     }
 
     /// Replaces the password and ends the user's other logins.
@@ -105,15 +104,10 @@ impl AuthService {
         password::check_strength(new, &account.email).map_err(|failure| failure.with("field", "new"))?;
         self.check_password(&account, current).await?;
         let new_hash = self.hasher.hash(new).await?;
-        let at = Clock::now();
-        let change = ChangePassword {
-            user: account.user,
-            new_hash,
-            old_hash: Some(account.password_hash),
-            end: Some(Which::AllBut(identity.login)),
-            at,
-        };
-        let changed = self.revoke(account.user, Command::ChangePassword(change), at).await?;
+        let (user, old_hash) = (account.user, Some(account.password_hash));
+        let end = Some(Which::AllBut(identity.login));
+        let change = |at| Command::ChangePassword(ChangePassword { user, old_hash, new_hash, end, at });
+        let changed = self.revoke(user, change).await?;
         // Somebody else was quicker, so it is not the password any more.
         if changed { Ok(()) } else { Err(self.invalid_credentials()) }
     }
@@ -125,9 +119,8 @@ impl AuthService {
     pub async fn remove_account(&self, identity: &Identity, password: &str) -> Outcome<()> {
         let account = self.account_of(identity).await?;
         self.check_password(&account, password).await?;
-        let at = Clock::now();
-        let remove = Command::RemoveUser { user: account.user, at };
-        self.revoke(account.user, remove, at).await.map(drop)
+        let user = account.user;
+        self.revoke(user, |at| Command::RemoveUser { user, at }).await.map(drop)
     }
 
     async fn account_of(&self, identity: &Identity) -> Outcome<Account> {
@@ -143,9 +136,9 @@ impl AuthService {
     }
 
     /// Ends something durably, then its sockets; false when it was not there.
-    /// `at` is the command's.
-    async fn revoke(&self, user: UserId, command: Command, at: Timestamp) -> Outcome<bool> {
-        let (writer, hub) = (self.writer.clone(), self.hub.clone());
+    async fn revoke(&self, user: UserId, command: impl FnOnce(Timestamp) -> Command) -> Outcome<bool> {
+        let at = Clock::now();
+        let (command, writer, hub) = (command(at), self.writer.clone(), self.hub.clone());
         let revoked = async move {
             let revoked = writer.revoke(command).await?;
             for revoked in revoked.iter().flatten() {
