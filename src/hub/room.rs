@@ -315,12 +315,7 @@ impl Room {
 
     /// Sends an event to everyone except one.
     pub fn tell_all(&self, event: &Frame, except: Option<DeviceId>) {
-        let state = self.lock();
-        for member in &state.members {
-            if Some(member.device) != except {
-                member.recipient.push(Item { frame: event.clone(), class: Class::Plain });
-            }
-        }
+        self.lock().tell_all(event, except);
     }
 
     /// Tells the others that a connection came, and does `then`, unless it is gone
@@ -336,9 +331,7 @@ impl Room {
         let is_here = state.members.iter().any(|member| member.connection == connection);
         let is_known = is_here || state.leaving.get(&device) == Some(&connection);
         if is_known {
-            for member in state.members.iter().filter(|member| member.device != device) {
-                member.recipient.push(Item { frame: event.clone(), class: Class::Plain });
-            }
+            state.tell_all(event, Some(device));
             then();
         }
     }
@@ -388,6 +381,12 @@ impl State {
             earlier.remove(1);
         }
         earlier.push(connection);
+    }
+
+    fn tell_all(&self, event: &Frame, except: Option<DeviceId>) {
+        for member in self.members.iter().filter(|member| Some(member.device) != except) {
+            member.recipient.push(Item { frame: event.clone(), class: Class::Plain });
+        }
     }
 
     fn is_behind(&self) -> bool {
