@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
 use super::external;
-use super::sql::{holdable, number, time, user};
+use super::sql::{FROM_POSITION, OLDEST_OPEN, holdable, number, time, user};
 use crate::model::{ConnectionId, DeviceId, LoginId, Revoked, Timestamp, UserId};
 use crate::store::{
     Account, Bearer, ChangePassword, ImportAccount, Revocation, RevokeDevice, RotateRefresh, Rotation, Which,
@@ -311,19 +311,18 @@ pub async fn revocations(
     connection: &mut PgConnection,
     after: Option<u64>,
 ) -> Result<(u64, Vec<Revocation>), sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next, r.xid,
-             r.user_id, r.kind, r.subject, r.at
+    let text = format!(
+        "SELECT {OLDEST_OPEN} AS next, r.xid, r.user_id, r.kind, r.subject, r.at
          FROM (SELECT 1) AS one LEFT JOIN (
-             SELECT * FROM revocations WHERE xid >= CASE
-                 WHEN $1 > pg_snapshot_xmin(pg_current_snapshot())::text::bigint THEN 0 ELSE $1 END
+             SELECT * FROM revocations WHERE xid >= {FROM_POSITION}
              ORDER BY xid FETCH FIRST $2 ROWS WITH TIES
-         ) AS r ON true ORDER BY r.xid, r.id",
-    )
-    .bind(after.map(u64::cast_signed))
-    .bind(NOTES_AT_A_GO)
-    .fetch_all(connection)
-    .await?;
+         ) AS r ON true ORDER BY r.xid, r.id"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(after.map(u64::cast_signed))
+        .bind(NOTES_AT_A_GO)
+        .fetch_all(connection)
+        .await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let mut next = number(first, "next")?;
     if rows.len() as i64 >= NOTES_AT_A_GO

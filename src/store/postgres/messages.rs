@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
-use super::sql::{number, time, user};
+use super::sql::{FROM_POSITION, OLDEST_OPEN, number, time, user};
 use crate::model::{DeviceId, MessageId, Timestamp, UserId};
 use crate::store::messages::{
     Fate, MESSAGES_BYTES_MAX, MESSAGES_MAX, MailboxDepth, PostMessage, PostRefusal, Posted, READ_BYTES_MAX,
@@ -181,16 +181,16 @@ pub async fn since(
     connection: &mut PgConnection,
     after: Option<u64>,
 ) -> Result<(u64, Vec<(UserId, DeviceId)>), sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS next, new.user_id, new.device_id
+    let text = format!(
+        "SELECT {OLDEST_OPEN} AS next, new.user_id, new.device_id
          FROM (SELECT 1) AS one LEFT JOIN (
-             SELECT DISTINCT user_id, device_id FROM messages WHERE xid >= CASE
-                 WHEN $1 > pg_snapshot_xmin(pg_current_snapshot())::text::bigint THEN 0 ELSE $1 END
-         ) AS new ON true",
-    )
-    .bind(after.map(u64::cast_signed))
-    .fetch_all(connection)
-    .await?;
+             SELECT DISTINCT user_id, device_id FROM messages WHERE xid >= {FROM_POSITION}
+         ) AS new ON true"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+        .bind(after.map(u64::cast_signed))
+        .fetch_all(connection)
+        .await?;
     let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let next = number(first, "next")?;
     let mut kept = Vec::with_capacity(rows.len());

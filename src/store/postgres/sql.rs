@@ -10,6 +10,13 @@ use uuid::Uuid;
 
 use crate::model::{DeviceId, JsonText, Seq, SessionKey, Timestamp, UserId, Version};
 
+/// The oldest transaction that may still write: an ask that reads now goes on from it.
+pub const OLDEST_OPEN: &str = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+
+/// From where an ask of position `$1` reads: one that is yet to come is of a past that was put away, and reads all.
+pub const FROM_POSITION: &str =
+    "CASE WHEN $1 > pg_snapshot_xmin(pg_current_snapshot())::text::bigint THEN 0 ELSE $1 END";
+
 /// The primary key of a session entry.
 pub fn session_id(user: UserId, key: &SessionKey) -> String {
     format!("{user}:{key}")
