@@ -308,7 +308,6 @@ fn socket_settings(config: &Config) -> socket::Settings {
         frame_bytes: config.limits.frame_bytes,
         realtime_bytes: config.limits.realtime_bytes,
         message_bytes: config.limits.message_bytes,
-        sockets_per_user: config.limits.sockets_per_user,
     }
 }
 

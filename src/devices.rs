@@ -54,10 +54,7 @@ pub fn parse_info(text: Option<&str>) -> Outcome<DeviceInfo> {
         return Err(invalid());
     }
     let fields = merge::fields(text).ok_or_else(invalid)?;
-    let word = |name: &str| {
-        let field = fields.iter().find(|field| field.name == name)?;
-        merge::text(&field.value).map(|said| said.text)
-    };
+    let word = |name: &str| merge::text(merge::value(&fields, name)?).map(|said| said.text);
     Ok(DeviceInfo {
         name: word("name").unwrap_or_default(),
         kind: word("type").filter(|kind| !kind.is_empty()).unwrap_or_else(|| "unknown".to_owned()),
@@ -65,6 +62,18 @@ pub fn parse_info(text: Option<&str>) -> Outcome<DeviceInfo> {
         metadata: merge::object(beside_name_and_type(&fields)).into(),
         fingerprint: fingerprint(text, &fields),
     })
+}
+
+/// The same of a JSON value: an object, or a string that holds one, as in the
+/// query.
+///
+/// # Errors
+/// As [`parse_info`].
+pub fn read_info(json: &str) -> Outcome<DeviceInfo> {
+    match merge::text(json) {
+        Some(said) => parse_info(Some(&said.text)),
+        None => parse_info(Some(json)),
+    }
 }
 
 fn beside_name_and_type(fields: &[Field]) -> impl Iterator<Item = &Field> {
@@ -114,13 +123,12 @@ impl Patch {
     /// `invalid_field` for anything but a string and an object that together are
     /// no bigger than a deviceInfo may be, and for nothing at all.
     pub fn of(fields: &[Field]) -> Outcome<Self> {
-        let value = |name: &str| fields.iter().find(|field| field.name == name).map(|field| &*field.value);
-        let name = match value("name").map(merge::text) {
+        let name = match merge::value(fields, "name").map(merge::text) {
             None => None,
             Some(Some(name)) => Some(name.text),
             Some(None) => return Err(Failure::field("name", "name must be a string.")),
         };
-        let metadata = value("metadata");
+        let metadata = merge::value(fields, "metadata");
         if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
             return Err(Failure::field("metadata", "metadata must be an object."));
         }
@@ -149,6 +157,11 @@ pub fn info_of(device: &Description) -> JsonText {
         info.push('}');
     }
     info.into()
+}
+
+/// The user's share of sockets is used up.
+pub fn too_many_sockets() -> Failure {
+    Failure::new(Code::TooManyConnections, "This user has too many sockets.")
 }
 
 fn unknown_device() -> Failure {
@@ -275,7 +288,7 @@ impl DeviceService {
         // A twin whose place it might have taken is alive after all. The store is to know no device that
         // never connects.
         if claimed.is_none() && self.hub.is_full(identity.user) {
-            return Err(Failure::new(Code::TooManyConnections, "This user has too many sockets."));
+            return Err(too_many_sockets());
         }
         twins.let_go.extend(self.unsettled.of(identity.user));
         let now = Clock::now();
@@ -423,7 +436,7 @@ impl DeviceService {
             let devices = store.devices(user).await?;
             // Revoked in this very moment.
             let device = devices.into_iter().find(|device| device.id == id).ok_or_else(unknown_device)?;
-            hub.device_updated(user, id, &info_of(&device.description()));
+            hub.device_updated(user, id, &info_of(&device.description));
             Ok(device)
         };
         let device = self.tasks.finish(updated).await?;
@@ -528,11 +541,12 @@ impl Online {
 
 /// `online_since`: when its present connection began.
 fn listed(device: Device, online_since: Option<Timestamp>, now: Timestamp) -> Listed {
-    let metadata = RawValue::from_string((*device.metadata).into());
+    let Description { name, kind, metadata } = device.description;
+    let metadata = RawValue::from_string((*metadata).into());
     Listed {
         id: device.id,
-        name: device.name,
-        kind: device.kind,
+        name,
+        kind,
         online: online_since.is_some(),
         connected_at: online_since.or(device.connected_at),
         last_seen: if online_since.is_some() { now } else { device.last_seen },

@@ -321,12 +321,8 @@ pub enum Revoked {
 pub struct Device {
     /// Its id.
     pub id: DeviceId,
-    /// For people; may be empty.
-    pub name: String,
-    /// `desktop`, `mobile`, `tablet`, ... or `unknown`.
-    pub kind: String,
-    /// What else it said of itself, a JSON object.
-    pub metadata: JsonText,
+    /// What it is.
+    pub description: Description,
     /// Of what it last said of itself.
     pub fingerprint: u64,
     /// When it was first seen.
@@ -337,13 +333,6 @@ pub struct Device {
     pub connected_at: Option<Timestamp>,
     /// The last moment it is known to have been connected.
     pub last_seen: Timestamp,
-}
-
-impl Device {
-    /// What is kept of it.
-    pub fn description(&self) -> Description {
-        Description { name: self.name.clone(), kind: self.kind.clone(), metadata: self.metadata.clone() }
-    }
 }
 
 #[cfg(test)]

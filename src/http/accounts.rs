@@ -12,7 +12,6 @@ use super::extract::{ClientAddress, Fields, User};
 use crate::auth::{AuthService, Session};
 use crate::devices;
 use crate::failure::Outcome;
-use crate::merge;
 
 /// `POST /api/auth/register`
 pub async fn register(
@@ -31,10 +30,7 @@ pub async fn register(
 fn check_device_info(info: Option<&str>) -> Outcome<()> {
     match info {
         None | Some("null") => Ok(()),
-        Some(info) => match merge::text(info) {
-            Some(said) => devices::parse_info(Some(&said.text)).map(drop),
-            None => devices::parse_info(Some(info)).map(drop),
-        },
+        Some(info) => devices::read_info(info).map(drop),
     }
 }
 

@@ -130,7 +130,7 @@ impl Fields {
 
     /// A field as JSON, `null` included.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|field| field.name == name).map(|field| field.value.as_str())
+        merge::value(&self.0, name)
     }
 
     /// All of them.

@@ -42,6 +42,11 @@ pub fn fields(json: &str) -> Option<Vec<Field>> {
     Some(object.into_fields().map(field).collect())
 }
 
+/// The value of the field of that name, as JSON.
+pub fn value<'a>(fields: &'a [Field], name: &str) -> Option<&'a str> {
+    fields.iter().find(|field| field.name == name).map(|field| field.value.as_str())
+}
+
 /// The object that has these fields.
 pub fn object<'a>(fields: impl IntoIterator<Item = &'a Field>) -> String {
     let fields: Vec<_> =

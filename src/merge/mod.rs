@@ -27,7 +27,7 @@ use json::Json;
 use ops::Operation;
 use parse::{DEPTH_SAFE, ParseError, parse};
 
-pub use fields::{Field, Text, fields, object, text};
+pub use fields::{Field, Text, fields, object, text, value};
 pub use number::whole;
 pub use outline::depth;
 

@@ -28,15 +28,15 @@ pub async fn export(store: &dyn Store, who: &str, out: &mut dyn Write) -> anyhow
     for (index, device) in store.devices(user).await?.iter().enumerate() {
         let about = json!({
             "id": device.id.to_string(),
-            "name": device.name,
-            "type": device.kind,
+            "name": device.description.name,
+            "type": device.description.kind,
             "createdAt": device.created_at.to_string(),
             "lastSeen": device.last_seen.to_string(),
         });
         // Metadata is JSON already, and goes through untouched.
         let about = about.to_string();
         let about = about.strip_suffix('}').unwrap_or_default();
-        write!(out, "{}{about},\"metadata\":{}}}", comma(index), device.metadata)?;
+        write!(out, "{}{about},\"metadata\":{}}}", comma(index), device.description.metadata)?;
     }
     write!(out, "],\"messages\":[")?;
     messages(store, user, out).await?;

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use super::fate::{Lane, lane_of};
 use super::weather::{Defect, Host, Weather};
 use crate::model::{
-    Change, ConnectionId, Device, DeviceId, Epoch, MessageId, Revoked, Seq, SessionKey, Timestamp, UserId,
-    Version,
+    Change, ConnectionId, Description, Device, DeviceId, Epoch, MessageId, Revoked, Seq, SessionKey,
+    Timestamp, UserId, Version,
 };
 use crate::store::roster::{self, Roster};
 use crate::store::{
@@ -342,9 +342,7 @@ impl Store for SimulatedStore {
 fn device(id: DeviceId, connection: Option<ConnectionId>) -> Device {
     Device {
         id,
-        name: String::new(),
-        kind: "unknown".to_owned(),
-        metadata: "{}".into(),
+        description: Description { name: String::new(), kind: "unknown".to_owned(), metadata: "{}".into() },
         fingerprint: 0,
         created_at: Timestamp(0),
         connection,

@@ -17,7 +17,6 @@ use super::{events, fields};
 use crate::devices;
 use crate::failure::{Code, Failure, Outcome};
 use crate::hub::{Arrival, Ending, Gone, Member, NotJoined, Recipient};
-use crate::merge;
 use crate::model::{Clock, ConnectionId, DeviceId, DeviceInfo, UserId};
 use crate::store::Selection;
 use crate::sync::restore::Restore;
@@ -80,9 +79,8 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
     }
     let claimed = auth.device_id.and_then(|id| serde_json::from_str::<String>(id.get()).ok());
     let claimed = claimed.map(|id| DeviceId::parse(&id).unwrap_or_else(DeviceId::fresh));
-    let too_many = || Failure::new(Code::TooManyConnections, "This user has too many sockets.");
     if !has_room(session, identity.user, claimed, &info) {
-        return Err(too_many());
+        return Err(devices::too_many_sockets());
     }
 
     let _visit = services.hub.visit(identity.user).await;
@@ -123,7 +121,7 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
         Err(NotJoined::TooManySockets) => {
             // The store has it as connected already.
             services.devices.leave(who.user, who.device, connection, Gone::ServerClose);
-            return Err(too_many());
+            return Err(devices::too_many_sockets());
         }
         Err(NotJoined::Overtaken) => {
             session.end(Ending::Replaced);
@@ -154,22 +152,18 @@ async fn admit(session: &Arc<Session>, auth: &str) -> Outcome<()> {
 /// Whether one more socket of this user may come. One that takes the place of an
 /// older socket of its device always may.
 fn has_room(session: &Session, user: UserId, claimed: Option<DeviceId>, info: &DeviceInfo) -> bool {
-    let members = session.services.hub.members(user);
-    let replaces = members.iter().any(|member| match claimed {
+    let hub = &session.services.hub;
+    let replaces = hub.members(user).iter().any(|member| match claimed {
         Some(claimed) => member.device == claimed,
         None => member.fingerprint == info.fingerprint,
     });
-    replaces || members.len() < session.services.settings.sockets_per_user
+    replaces || !hub.is_full(user)
 }
 
 fn device_info(session: &Session, in_auth: Option<&RawValue>) -> Outcome<DeviceInfo> {
     let in_query = session.take_device_info().filter(|info| !info.is_empty());
     match in_auth.filter(|info| info.get() != "null") {
-        Some(info) => match merge::text(info.get()) {
-            // A string holds the JSON, as in the query.
-            Some(said) => devices::parse_info(Some(&said.text)),
-            None => devices::parse_info(Some(info.get())),
-        },
+        Some(info) => devices::read_info(info.get()),
         None => devices::parse_info(in_query.as_deref()),
     }
 }

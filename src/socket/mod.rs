@@ -65,7 +65,6 @@ pub struct Settings {
     pub frame_bytes: usize,
     pub realtime_bytes: usize,
     pub message_bytes: usize,
-    pub sockets_per_user: usize,
 }
 
 pub use share::Shares;

@@ -44,9 +44,9 @@ async fn a_new_device_is_listed_as_it_described_itself(bed: &Bed) {
     assert!(new.fresh && new.dropped.is_empty());
     let listed = bed.store.devices(user).await.unwrap();
     assert_eq!(listed.len(), 1);
-    assert_eq!((listed[0].id, &*listed[0].kind), (new.device, "desktop"));
-    assert!(listed[0].name.starts_with("nul"));
-    assert_eq!((&*listed[0].metadata, listed[0].fingerprint), (r#"{"os":"linux"}"#, u64::MAX));
+    assert_eq!((listed[0].id, &*listed[0].description.kind), (new.device, "desktop"));
+    assert!(listed[0].description.name.starts_with("nul"));
+    assert_eq!((&*listed[0].description.metadata, listed[0].fingerprint), (r#"{"os":"linux"}"#, u64::MAX));
     assert_eq!(listed[0].connected_at, Some(Timestamp(1_000)));
     assert_eq!(listed[0].created_at, Timestamp(1_000));
 }
@@ -61,7 +61,7 @@ async fn a_device_keeps_its_id_by_claim_and_by_resumption(bed: &Bed) {
     let second = claim.connection;
     let again = connected(&*bed.store, claim).await.unwrap();
     assert_eq!((again.device, again.fresh, again.fence), (device, false, 1));
-    assert_eq!(bed.store.devices(user).await.unwrap()[0].name, "device 2");
+    assert_eq!(bed.store.devices(user).await.unwrap()[0].description.name, "device 2");
 
     leave(&*bed.store, user, device, connection, 1_020).await;
     assert!(connected(&*bed.store, connect(user, boot, 2, 1_030)).await.unwrap().fresh, "it is connected");

@@ -360,7 +360,7 @@ async fn devices_are_renamed_and_move_between_logins(bed: &Bed) {
     };
     assert!(matches!(one(store, update(user, device)).await, Reply::Updated(true)));
     assert!(matches!(one(store, update(UserId::fresh(), device)).await, Reply::Updated(false)));
-    assert_eq!(store.devices(user).await.unwrap()[0].name, "new");
+    assert_eq!(store.devices(user).await.unwrap()[0].description.name, "new");
     one(store, Command::MoveDevice(MoveDevice { user, device, connection, login: Some(login) })).await;
     let revoke =
         RevokeDevice { user, device, online: Vec::new(), beating_since: Timestamp(0), at: Timestamp(9) };

@@ -329,13 +329,10 @@ pub async fn list(connection: &mut PgConnection, user: UserId) -> Result<Vec<Dev
 }
 
 fn device(row: &PgRow) -> Result<Device, sqlx::Error> {
-    let metadata: &str = row.try_get("metadata")?;
     let connected_at: Option<i64> = row.try_get("connected_at")?;
     Ok(Device {
         id: DeviceId(row.try_get("id")?),
-        name: row.try_get("name")?,
-        kind: row.try_get("type")?,
-        metadata: metadata.into(),
+        description: description(row)?,
         fingerprint: row.try_get::<i64, _>("fingerprint")?.cast_unsigned(),
         created_at: time(row, "created_at")?,
         connection: row.try_get::<Option<Uuid>, _>("connection_id")?.map(ConnectionId),

@@ -167,19 +167,19 @@ async fn take(
         .bind(device.to_string());
     let rows = script.fetch_all(connection).await?;
     let (taken, described) = rows.split_last().ok_or(sqlx::Error::RowNotFound)?;
-    let metadata: &str = taken.try_get("metadata")?;
     Ok(Connected {
         device,
         fence: number(taken, "fence")?,
         fresh: false,
-        description: Description {
-            name: taken.try_get("name")?,
-            kind: taken.try_get("type")?,
-            metadata: metadata.into(),
-        },
+        description: description(taken)?,
         described_anew: !described.is_empty(),
         dropped: Vec::new(),
     })
+}
+
+fn description(row: &SqliteRow) -> Result<Description, sqlx::Error> {
+    let metadata: &str = row.try_get("metadata")?;
+    Ok(Description { name: row.try_get("name")?, kind: row.try_get("type")?, metadata: metadata.into() })
 }
 
 /// A new device; drops the longest offline ones beyond the user's share.
@@ -365,13 +365,10 @@ pub async fn list(readers: &SqlitePool, user: UserId) -> Result<Vec<Device>, sql
 }
 
 fn device(row: &SqliteRow) -> Result<Device, sqlx::Error> {
-    let metadata: &str = row.try_get("metadata")?;
     let connected_at: Option<i64> = row.try_get("connected_at")?;
     Ok(Device {
         id: DeviceId(uuid(row, "id")?),
-        name: row.try_get("name")?,
-        kind: row.try_get("type")?,
-        metadata: metadata.into(),
+        description: description(row)?,
         fingerprint: row.try_get::<i64, _>("fingerprint")?.cast_unsigned(),
         created_at: time(row, "created_at")?,
         connection: connection_of(row, "connection_id")?,

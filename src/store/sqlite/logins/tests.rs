@@ -362,10 +362,10 @@ async fn a_foreign_device_is_like_one_that_does_not_exist() {
     let name = |user| UpdateDevice { user, device, name: Some("Bob's".into()), metadata: None };
     assert!(revoked(&*store, revoke(bob, device)).await.is_none());
     assert!(matches!(one(&*store, Command::UpdateDevice(name(bob))).await, Reply::Updated(false)));
-    assert_eq!(store.devices(ann).await.unwrap()[0].name, "Desk");
+    assert_eq!(store.devices(ann).await.unwrap()[0].description.name, "Desk");
     assert!(matches!(one(&*store, Command::UpdateDevice(name(ann))).await, Reply::Updated(true)));
     let devices = store.devices(ann).await.unwrap();
-    assert_eq!((devices[0].name.as_str(), &*devices[0].metadata), ("Bob's", "{}"));
+    assert_eq!((devices[0].description.name.as_str(), &*devices[0].description.metadata), ("Bob's", "{}"));
 }
 
 #[tokio::test]
